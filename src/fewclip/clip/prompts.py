@@ -1,0 +1,63 @@
+"""A batch of tokenised prompts as one shared prefix and one suffix per class.
+
+Attention in CLIP's text tower is causal. Two things follow, both exact (SPEC §7): nothing behind a prompt's EOT token
+matters, so the batch is cut at its longest EOT (77 → about 12 tokens); and the hidden states of what all prompts share
+at their start ("a photo of a") are the same for every class, so the tower runs them once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Token ids (C, length), cut behind the longest EOT; each row's EOT position; how many tokens all rows share."""
+
+    tokens: Int[Tensor, "classes length"]
+    eot: Int[Tensor, " classes"]
+    prefix: int
+
+    @classmethod
+    def from_tokens(cls, tokens: Int[Tensor, "classes context"], longest_prefix: int | None = None) -> Prompts:
+        """From rows of token ids, in which EOT is the largest id (CLIP's vocabulary is ordered so).
+
+        `longest_prefix` ends the prefix earlier: a method whose tokens differ from class to class sets it to where
+        they begin. EOT itself is never part of the prefix.
+        """
+        eot = tokens.argmax(dim=1)
+        tokens = tokens[:, : int(eot.max()) + 1]
+        alike = (tokens == tokens[0]).all(dim=0)
+        prefix = int(alike.long().cumprod(0).sum())
+        prefix = min(prefix, int(eot.min()))
+        if longest_prefix is not None:
+            prefix = min(prefix, longest_prefix)
+        return cls(tokens, eot, prefix)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, rows: slice) -> Prompts:
+        """Some of the classes; the prefix stays as it is."""
+        return Prompts(self.tokens[rows], self.eot[rows], self.prefix)
+
+
+def fill(template: str, names: list[str]) -> list[str]:
+    """The sentences of class names: `{}` in the template becomes the name with blanks for underscores."""
+    return [template.replace("{}", name.replace("_", " ")) for name in names]
+
+
+def same_prompt(texts: list[str]) -> tuple[int, int] | None:
+    """The first two positions that hold the same sentence once case and blanks are evened out, as a tokenizer does."""
+    seen: dict[str, int] = {}
+    for i, text in enumerate(texts):
+        key = " ".join(text.lower().split())
+        if key in seen:
+            return seen[key], i
+        seen[key] = i
+    return None
+
+

@@ -1,0 +1,222 @@
+"""MMRL: tokens from one shared space enter the upper layers of both towers; class and representation features decouple.
+
+Guo and Gu, "MMRL: Multi-Modal Representation Learning for Vision-Language Models", CVPR 2025 (arXiv 2503.08497).
+Equations: shared/SPEC.md. Where paper and published code differ, the code's reading is the default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from fewclip.clip.edits import Insertion
+from fewclip.clip.model import CLIP, Stem, TextTokens
+from fewclip.clip.prompts import Prompts
+from fewclip.errors import SettingsError
+from fewclip.methods.base import SCALE, Method, unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class MMRLSettings:
+    """Settings of MMRL; defaults are the paper's, λ and J those for a data set of one's own."""
+
+    rep_tokens: int = 5
+    """K: representation tokens a layer."""
+    first_layer: int | None = None
+    """J: first layer that sees them, counted from 1. By default the middle of each tower (6 of 12)."""
+    rep_dim: int = 512
+    """d_r: width of the shared representation space."""
+    alpha: float = 0.7
+    """α: weight of the class feature against the representation feature, in the loss and on known classes."""
+    reg_weight: float = 1.0
+    """λ: how firmly class and text features are held to those of frozen CLIP."""
+    regulariser: Literal["cosine", "l1", "mse"] = "cosine"
+    """What holds them: 1 - cosine, or the mean absolute or squared difference of the unit features (Table 9)."""
+    fusion: Literal["logits", "probabilities"] = "logits"
+    """Known classes: mix the logits, as the published code does, or the probabilities, as the paper writes."""
+    image_tokens: bool = True
+    """Tokens in the image tower; without them (ablation "w/o V") there is no representation feature."""
+    text_tokens: bool = True
+    """Tokens in the text tower (ablation "w/o L" without)."""
+    space: Literal["shared", "independent", "text-to-image"] = "shared"
+    """Where tokens come from: the shared space; own tokens a tower and layer ("w/o RS"); or text tokens mapped to the
+    image side (MMRL†)."""
+    seen_scores: Literal["both", "class"] = "both"
+    """Features that score known classes ("w/o DS1": class)."""
+    new_scores: Literal["class", "both"] = "class"
+    """Features that score new classes ("w/o DS2": both)."""
+
+
+class Aligner(nn.Module):
+    """An independent linear map from the representation space per layer, all from the same start: (n, K, width)."""
+
+    def __init__(self, layers: int, rep_dim: int, width: int) -> None:
+        super().__init__()
+        start = nn.Linear(rep_dim, width)
+        self.weight = nn.Parameter(start.weight.detach().repeat(layers, 1, 1))  # (n, width, d_r)
+        self.bias = nn.Parameter(start.bias.detach().repeat(layers, 1))  # (n, width)
+
+    def forward(self, space: Float[Tensor, "... k d_r"]) -> Float[Tensor, "n k width"]:
+        return space @ self.weight.transpose(1, 2) + self.bias[:, None]
+
+
+class RepresentationTokens(nn.Module):
+    """The learnable tokens of both towers, (n, K, d_v) and (n, K, d_t), one row of K per layer from J on."""
+
+    def __init__(self, settings: MMRLSettings, image: tuple[int, int], text: tuple[int, int], aligner: type) -> None:
+        """`image`, `text`: number of layers with tokens, and width, of each tower."""
+        super().__init__()
+        k, kind = settings.rep_tokens, settings.space
+        self.kind = kind
+        if kind == "shared":
+            self.space = nn.Parameter(0.02 * torch.randn(k, settings.rep_dim))
+            self.to_image = aligner(image[0], settings.rep_dim, image[1]) if settings.image_tokens else None
+            self.to_text = aligner(text[0], settings.rep_dim, text[1]) if settings.text_tokens else None
+            return
+        if settings.text_tokens:
+            self.text = nn.Parameter(0.02 * torch.randn(text[0], k, text[1]))
+        if kind == "text-to-image":
+            if image[0] != text[0]:
+                raise SettingsError(
+                    f"space 'text-to-image' maps the text tokens of each layer to the same image layer, but {image[0]} "
+                    f"image layers and {text[0]} text layers see tokens: use space 'shared' with this backbone."
+                )
+            self.to_image = aligner(image[0], text[1], image[1])
+        elif settings.image_tokens:
+            self.image = nn.Parameter(0.02 * torch.randn(image[0], k, image[1]))
+
+    def forward(self) -> tuple[Tensor | None, Tensor | None]:
+        """Tokens of the image and of the text tower; None where a tower has none."""
+        if self.kind == "shared":
+            return (
+                None if self.to_image is None else self.to_image(self.space),
+                None if self.to_text is None else self.to_text(self.space),
+            )
+        text = getattr(self, "text", None)
+        if self.kind == "text-to-image":
+            assert self.to_image is not None
+            return self.to_image(text), text
+        return getattr(self, "image", None), text
+
+
+class MMRL(Method):
+    name = "mmrl"
+    title = "MMRL"
+    paper = "Guo and Gu, CVPR 2025"
+    trained = "tokens of a shared space, maps to every upper layer, one projection"
+    new_classes = "class features alone, held to CLIP's"
+    Settings: type = MMRLSettings
+    aligner: type = Aligner
+    mix = 1.0
+    settings: MMRLSettings
+
+    def __init__(self, clip: CLIP, settings: MMRLSettings | None = None) -> None:
+        super().__init__(clip, settings)
+        s, config = self.settings, clip.config
+        check(s, config.vision_layers, config.text_layers)
+        self.image_first = s.first_layer or max(1, config.vision_layers // 2)
+        self.text_first = s.first_layer or max(1, config.text_layers // 2)
+        self.tokens = RepresentationTokens(
+            s,
+            (config.vision_layers - self.image_first + 1, config.vision_width),
+            (config.text_layers - self.text_first + 1, config.text_width),
+            self.aligner,
+        )
+        if s.image_tokens:
+            self._build_projection(config.vision_width, config.embed_dim)
+
+    def _build_projection(self, width: int, dim: int) -> None:
+        self.rep_proj = nn.Parameter(width**-0.5 * torch.randn(width, dim))  # P_r
+
+    def _project(self, rep: Float[Tensor, "batch d_v"]) -> Float[Tensor, "batch d"]:
+        return rep @ self.rep_proj
+
+    def image_features(self, stem: Stem[Tensor], tokens: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """f_c and f_r (B, d), L2-normalised; f_r is None without tokens in the image tower."""
+        visual = self.clip.visual
+        if tokens is None:
+            return unit(visual.features(stem)), None
+        edit = Insertion(self.image_first, tokens, self.mix)
+        x = visual.ln_post(visual.finish(stem, edit.image, read=1 + tokens.shape[1]))
+        return unit(x[:, 0] @ visual.proj), unit(self._project(x[:, 1:].mean(dim=1)))
+
+    def text_features(self, stem: Stem[TextTokens], tokens: Tensor | None) -> Float[Tensor, "classes d"]:
+        """w (C, d), L2-normalised."""
+        edit = None if tokens is None else Insertion(self.text_first, tokens, self.mix).text
+        return unit(self.clip.text_features(stem, edit))
+
+    @torch.no_grad()
+    def prepare(self, prompts: Prompts) -> None:
+        self._text_stem = self.clip.text_stem(prompts, self.text_first)
+        self._frozen_text = self.text_features(self._text_stem, None)  # w0
+
+    def loss(
+        self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]
+    ) -> dict[str, Tensor]:
+        """α·CE(ℓ_c) + (1-α)·CE(ℓ_r) + λ·R(f_c, f0) + λ·R(w, w0), SPEC §4."""
+        s = self.settings
+        image_tokens, text_tokens = self.tokens()
+        stem = self.clip.visual.stem(images, self.image_first)
+        with torch.no_grad():
+            frozen = unit(self.clip.visual.features(stem))  # f0
+        f_c, f_r = self.image_features(stem, image_tokens)
+        w = self.text_features(self._text_stem, text_tokens)
+        out = {"image_features": f_c, "text_features": w, "logits": SCALE * f_c @ w.T}
+        loss = F.cross_entropy(out["logits"], labels)
+        if f_r is not None:
+            out["logits_rep"] = SCALE * f_r @ w.T
+            loss = s.alpha * loss + (1 - s.alpha) * F.cross_entropy(out["logits_rep"], labels)
+        hold = REGULARISERS[s.regulariser]
+        out["loss"] = loss + s.reg_weight * hold(f_c, frozen) + s.reg_weight * hold(w, self._frozen_text)
+        return out
+
+    def encode_classes(self, prompts: Prompts) -> Float[Tensor, "classes d"]:
+        return self.text_features(self.clip.text_stem(prompts, self.text_first), self.tokens()[1])
+
+    def scores(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        classes: Float[Tensor, "classes d"],
+        seen: Bool[Tensor, " classes"],
+    ) -> Float[Tensor, "batch classes"]:
+        """Known classes by both features, new ones by the class feature alone, SPEC §5, in one set of logits."""
+        s = self.settings
+        f_c, f_r = self.image_features(self.clip.visual.stem(images, self.image_first), self.tokens()[0])
+        by_class = SCALE * f_c @ classes.T
+        if f_r is None:
+            return by_class
+        both = torch.where(seen, s.seen_scores == "both", s.new_scores == "both")
+        by_rep = torch.where(both, SCALE * f_r @ classes.T, by_class)
+        if s.fusion == "logits":
+            return s.alpha * by_class + (1 - s.alpha) * by_rep
+        return torch.log(s.alpha * by_class.softmax(-1) + (1 - s.alpha) * by_rep.softmax(-1))
+
+
+REGULARISERS = {
+    "cosine": lambda a, b: 1 - (a * b).sum(-1).mean(),
+    "l1": F.l1_loss,
+    "mse": F.mse_loss,
+}
+"""R(a, b) of unit features, each a mean over the rows."""
+
+
+def check(s: MMRLSettings, image_layers: int, text_layers: int) -> None:
+    """Refuse settings that make no MMRL."""
+    depth = min(image_layers, text_layers)
+    if s.first_layer is not None and not 1 <= s.first_layer <= depth:
+        raise SettingsError(f"first_layer is {s.first_layer}, but this backbone's layers are 1 to {depth}.")
+    if s.rep_tokens < 1 or s.rep_dim < 1:
+        raise SettingsError(f"rep_tokens is {s.rep_tokens} and rep_dim {s.rep_dim}: both must be at least 1.")
+    if not 0 <= s.alpha <= 1:
+        raise SettingsError(f"alpha is {s.alpha}, but it weighs two features and lies between 0 and 1.")
+    if s.reg_weight < 0:
+        raise SettingsError(f"reg_weight is {s.reg_weight}, but a weight of a loss is 0 or more.")
+    if not (s.image_tokens or s.text_tokens):
+        raise SettingsError("image_tokens and text_tokens are both off, which leaves nothing to train: switch one on.")
+    if s.space == "text-to-image" and not (s.image_tokens and s.text_tokens):
+        raise SettingsError("space 'text-to-image' needs both image_tokens and text_tokens.")
