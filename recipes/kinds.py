@@ -88,8 +88,11 @@ FURTHER = {
 # Names whose usual meaning in a set of interface icons is not the emoji's, or no word at all.
 NOT_WORDS = set(
     "ram seal mouse cricket bat ox fly date a b o m x up new free id ok on end back top soon cl ng vs accept secret "
-    "abc heart hearts face feet wing feather sound koko sa yum o2 chart event symbols office school bank station".split()
+    "abc face feet wing feather sound koko sa yum o2 chart event symbols office school bank station".split()
 )
+# Kinds whose words say little as the last of several ("play circle", "address book", "user lock").
+EXACT = {"geometric shape", "public sign", "punctuation mark", "lock", "tool", "tired or sick face", "sound", "mail"}
+EXACT |= {"media button", "letter sign", "celebration", "mathematical sign", "craft", "money", "weather"}
 # Everyday words of a kind that no emoji is named after.
 FURTHER_WORDS = {
     "mammal": "cow bull rabbit mouse animal pet puppy kitten elephant squirrel hare mole paw",
@@ -213,8 +216,12 @@ class Emoji:
 
     def captions(self, caption: str, categories: tuple[str, ...]) -> list[str]:
         """Further captions of a pre-training icon: the kind its name is a word of, and what its set files it under."""
-        words = caption.split()
-        kind = self.word.get(caption) or self.word.get(words[-1]) or self.word.get(words[0])
+        head, *_, last = [*(words := caption.split()), words[-1]]
+        kind = self.word.get(caption)
+        if kind is None and self.word.get(last) not in EXACT:
+            kind = self.word.get(last)
+        if kind is None and head in {"arrow", "heart", "flag", "face", "hand", "food", "animal"}:
+            kind = self.word.get(" ".join(words[1:])) or self.word.get(head)
         found = [kind] if kind else []
         for label in categories:
             word = LABEL.get(label)

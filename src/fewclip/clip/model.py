@@ -46,6 +46,7 @@ class Config:
     text_layers: int
     text_heads: int
     quick_gelu: bool = False
+    vision_mlp: int | None = None  # hidden width of the image tower's MLPs; 4 · width but in the largest models
 
 
 class TextTokens(NamedTuple):
@@ -139,11 +140,12 @@ class QuickGELU(nn.Module):
 
 
 class MLP(nn.Module):
-    def __init__(self, width: int, quick_gelu: bool) -> None:
+    def __init__(self, width: int, quick_gelu: bool, hidden: int | None = None) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(width, 4 * width)
+        hidden = hidden or 4 * width
+        self.c_fc = nn.Linear(width, hidden)
         self.gelu = QuickGELU() if quick_gelu else nn.GELU()
-        self.c_proj = nn.Linear(4 * width, width)
+        self.c_proj = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.c_proj(self.gelu(self.c_fc(x)))
@@ -152,11 +154,11 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """A pre-norm transformer layer."""
 
-    def __init__(self, width: int, heads: int, quick_gelu: bool) -> None:
+    def __init__(self, width: int, heads: int, quick_gelu: bool, hidden: int | None = None) -> None:
         super().__init__()
         self.attn = Attention(width, heads)
         self.ln_1 = nn.LayerNorm(width)
-        self.mlp = MLP(width, quick_gelu)
+        self.mlp = MLP(width, quick_gelu, hidden)
         self.ln_2 = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, read: int | None = None, causal: bool = False) -> Tensor:
@@ -177,9 +179,9 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    def __init__(self, width: int, layers: int, heads: int, quick_gelu: bool) -> None:
+    def __init__(self, width: int, layers: int, heads: int, quick_gelu: bool, hidden: int | None = None) -> None:
         super().__init__()
-        self.resblocks = nn.ModuleList(Block(width, heads, quick_gelu) for _ in range(layers))
+        self.resblocks = nn.ModuleList(Block(width, heads, quick_gelu, hidden) for _ in range(layers))
 
     def __len__(self) -> int:
         return len(self.resblocks)
@@ -203,7 +205,9 @@ class ImageTower(nn.Module):
         grid = config.image_size // patch
         self.positional_embedding = nn.Parameter(scale * torch.randn(grid**2 + 1, width))
         self.ln_pre = nn.LayerNorm(width)
-        self.transformer = Transformer(width, config.vision_layers, config.vision_heads, config.quick_gelu)
+        self.transformer = Transformer(
+            width, config.vision_layers, config.vision_heads, config.quick_gelu, config.vision_mlp
+        )
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, config.embed_dim))
 
@@ -308,15 +312,19 @@ class CLIP(TextTower):
                 nn.init.zeros_(block.attn.out_proj.bias)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str, *, device: str | torch.device = "cpu") -> CLIP:
+    def from_pretrained(
+        cls, name_or_path: str, *, device: str | torch.device = "cpu", quick_gelu: bool | None = None
+    ) -> CLIP:
         """A frozen CLIP by embedded name, hub name, or local file or folder. See `fewclip.clip.checkpoint.load`.
+
+        `quick_gelu` states the activation where a file doesn't (None: as the checkpoint says).
 
         Raises:
             fewclip.errors.BackboneError: nothing is found there, or it is no CLIP with a vision transformer.
         """
         from fewclip.clip.checkpoint import load
 
-        return load(name_or_path).to(device)
+        return load(name_or_path, quick_gelu=quick_gelu).to(device)
 
     @property
     def device(self) -> torch.device:

@@ -44,20 +44,3 @@ class Prompts:
         """Some of the classes; the prefix stays as it is."""
         return Prompts(self.tokens[rows], self.eot[rows], self.prefix)
 
-
-def fill(template: str, names: list[str]) -> list[str]:
-    """The sentences of class names: `{}` in the template becomes the name with blanks for underscores."""
-    return [template.replace("{}", name.replace("_", " ")) for name in names]
-
-
-def same_prompt(texts: list[str]) -> tuple[int, int] | None:
-    """The first two positions that hold the same sentence once case and blanks are evened out, as a tokenizer does."""
-    seen: dict[str, int] = {}
-    for i, text in enumerate(texts):
-        key = " ".join(text.lower().split())
-        if key in seen:
-            return seen[key], i
-        seen[key] = i
-    return None
-
-

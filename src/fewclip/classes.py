@@ -1,0 +1,52 @@
+"""Class names and the prompts made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fewclip.clip.prompts import Prompts
+from fewclip.clip.tokenizer import Tokenizer
+from fewclip.errors import DataError, PromptError
+
+LONGEST = 300
+"""Characters of a class name; far more than any context holds."""
+
+
+def key(name: str) -> str:
+    """What makes two names the same prompt: case, blanks and underscores don't count."""
+    return " ".join(name.replace("_", " ").lower().split())
+
+
+def check_names(names: Sequence[str], *, where: str) -> None:
+    """Refuse names that are empty, unprintable, too long, or the same prompt as another.
+
+    Raises:
+        PromptError
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        if not isinstance(name, str):
+            raise PromptError(f"A class name of {where} is {name!r}: expected text.")
+        if len(name) > LONGEST:
+            raise PromptError(f"A class name of {where} has {len(name)} characters ({name[:40]!r}…): {LONGEST} is the most.")
+        if not key(name) or not name.isprintable():
+            raise PromptError(f"The class name {name!r} of {where} holds no words: give it a name that can be read.")
+        if key(name) in seen:
+            raise PromptError(
+                f"The class names {seen[key(name)]!r} and {name!r} of {where} make the same prompt, so no image could "
+                "tell them apart: merge the two classes or rename one."
+            )
+        seen[key(name)] = name
+
+
+def make_prompts(names: Sequence[str], template: str, tokenizer: Tokenizer | None, context_length: int) -> Prompts:
+    """The tokenised prompts of class names.
+
+    Raises:
+        PromptError: a prompt is longer than the context, or doesn't tokenise.
+        DataError: the backbone came without a tokenizer.
+    """
+    if tokenizer is None:
+        raise DataError("This backbone has no tokenizer, so class names can't be read: load it with CLIP.from_pretrained.")
+    texts = [template.replace("{}", name.replace("_", " ")) for name in names]
+    return Prompts.from_tokens(tokenizer(texts, context_length))

@@ -1,0 +1,389 @@
+"""FewShotClassifier: fit, predict, predict_proba, score, save, load."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, fields
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewclip.adapter import AdapterConfig, load_adapter, save_adapter
+from fewclip.checkpointing import Checkpoint
+from fewclip.classes import check_names, key, make_prompts
+from fewclip.clip.checkpoint import fingerprint
+from fewclip.clip.model import CLIP
+from fewclip.data import Data, Dataset, read_data
+from fewclip.data.loader import TrainingBatches
+from fewclip.errors import AdapterError, DataError, FewclipError, SettingsError
+from fewclip.methods import find, make_settings
+from fewclip.processes import Processes
+from fewclip.progress import ProgressBar
+from fewclip.templates import find_template
+from fewclip.training import TrainSettings, train
+
+DEFAULT_BACKBONE = "icon-clip"
+PREDICT_BATCH = 64
+
+
+class FewShotClassifier:
+    """A frozen CLIP adapted to labelled images, with scikit-learn's interface.
+
+    Args:
+        method: a name in `fewclip.methods.METHODS`.
+        backbone: what `CLIP.from_pretrained` takes, or a CLIP.
+        shots: images of each class to train on; None takes all.
+        template: a sentence with `{}` where the class name goes, or a preset of `fewclip.templates`; by default the
+            data set's own, else "a photo of a {}.".
+        device: where to compute; by default a GPU if there is one.
+        verbose: show a progress bar.
+        **settings: any field of `TrainSettings` (epochs, batch_size, lr, seed, …) or of the method's own settings
+            (for MMRL: rep_tokens, alpha, reg_weight, …).
+
+    Attributes learnt by `fit`:
+        classes_: names of all classes that `predict` chooses from: trained ones, then added ones.
+        method_: the trained method. clip_: its backbone. template_: the template in use.
+        history_: one dict an epoch: epoch, lr, loss.
+
+    Raises:
+        SettingsError: an unknown method or setting.
+    """
+
+    def __init__(
+        self,
+        method: str = "mmrl",
+        backbone: str | CLIP = DEFAULT_BACKBONE,
+        *,
+        shots: int | None = 16,
+        template: str | None = None,
+        device: str | None = None,
+        verbose: bool = False,
+        **settings: Any,
+    ) -> None:
+        self.method, self.backbone, self.shots, self.template = method, backbone, shots, template
+        self.device, self.verbose = device, verbose
+        self.settings = settings
+        self._split_settings()
+
+    def _split_settings(self) -> tuple[TrainSettings, Any]:
+        names = {f.name for f in fields(TrainSettings)}
+        training = TrainSettings(**{k: v for k, v in self.settings.items() if k in names})
+        try:
+            return training, make_settings(self.method, {k: v for k, v in self.settings.items() if k not in names})
+        except SettingsError as error:
+            if self.settings:
+                raise SettingsError(f"{error} Settings of training: {', '.join(sorted(names))}.") from None
+            raise
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """All constructor arguments, as scikit-learn's `clone` asks for them."""
+        own = {name: getattr(self, name) for name in ("method", "backbone", "shots", "template", "device", "verbose")}
+        return own | self.settings
+
+    def set_params(self, **params: Any) -> FewShotClassifier:
+        """Change constructor arguments; takes effect with the next `fit`."""
+        for name, value in params.items():
+            if name in self.get_params() and name not in self.settings:
+                setattr(self, name, value)
+            else:
+                self.settings[name] = value
+        self._split_settings()
+        return self
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{k}={v!r}" for k, v in self.get_params().items() if not isinstance(v, CLIP))
+        return f"FewShotClassifier({shown})"
+
+    # Learning
+
+    def fit(self, data: Data | Sequence[Any], labels: Sequence[str] | None = None, *, checkpoint: str | Path | None = None) -> FewShotClassifier:
+        """Train on a folder with one folder a class, an embedded data set, pairs (image, class name), or images and `labels`.
+
+        With `checkpoint`, a path, the state of the run is kept there and a run that was interrupted goes on from it.
+
+        Raises:
+            DataError: unusable data, one class only, fewer images than shots, an unreadable image.
+            PromptError: class names that make no prompts, or the same prompt.
+            BackboneError, SettingsError, TrainingError, OutputError: as their names say.
+        """
+        settings, own = self._split_settings()
+        kind = find(self.method)
+        dataset = read_data(_paired(data, labels))
+        if len(dataset.classes) < 2:
+            raise DataError(
+                f"{dataset.name} has the single class {dataset.classes[0]!r}: a classifier needs at least two, each in "
+                "a folder of its own."
+            )
+        check_names(dataset.classes, where=dataset.name)
+        if self.shots is not None and self.shots < 1:
+            raise SettingsError(f"shots is {self.shots}, but it must be at least 1, or None for all images.")
+        if self.shots is not None:
+            dataset = dataset.few_shot(self.shots, settings.seed)
+        processes = Processes(self.device)
+        self._load_backbone(processes.device)
+        self.template_ = find_template(self.template or dataset.template or "photo")
+        prompts = self._prompts(dataset.classes)
+
+        with torch.random.fork_rng(devices=[processes.device] if processes.device.type == "cuda" else []):
+            torch.manual_seed(settings.seed)
+            self.method_ = kind(self.clip_, own).to(processes.device)
+            self.history_: list[dict[str, float]] = []
+            started = time.monotonic()
+            if self.method_.parameter_count():
+                self.method_.prepare(prompts)
+                batches = self._batches(dataset, settings, processes)
+                resume = None
+                if checkpoint is not None:
+                    resume = Checkpoint(Path(checkpoint), self._identity(dataset, settings, own))
+                total = settings.epochs * len(batches) * batches.batch_size
+                with ProgressBar(self.method, settings.epochs, total, shown=self.verbose and processes.main) as bar:
+                    done = train(self.method_, batches, settings, processes, checkpoint=resume, report=bar.report)
+                self.history_, seconds = done.history, done.seconds
+            else:
+                seconds = time.monotonic() - started
+        self.method_.eval().requires_grad_(False)
+        self.seconds_ = seconds
+        self._trained, self._added = list(dataset.classes), []
+        self._train_keys = list(dataset.keys)
+        self._summary = {
+            "data": dataset.name,
+            "shots": self.shots,
+            "images": len(dataset),
+            "seconds": round(seconds, 3),
+            "history": self.history_,
+            "settings": asdict(settings),
+        }
+        self._forget()
+        processes.wait()
+        return self
+
+    def _batches(self, dataset: Dataset, settings: TrainSettings, processes: Processes) -> TrainingBatches:
+        assert self.clip_.preprocess is not None
+        return TrainingBatches(
+            dataset,
+            self.clip_.preprocess,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            cache_bytes=settings.cache_mb << 20,
+            share=(processes.rank, processes.count),
+        )
+
+    def _identity(self, dataset: Dataset, settings: TrainSettings, own: Any) -> dict[str, Any]:
+        """What must be equal for a checkpoint to be of this run; how fast or how often it saves does not count."""
+        training = asdict(settings)
+        for free in ("cache_mb", "checkpoint_seconds"):
+            del training[free]
+        return {
+            "method": self.method,
+            "settings": asdict(own),
+            "training settings": training,
+            "backbone": fingerprint(self.clip_),
+            "template": self.template_,
+            "classes": list(dataset.classes),
+            "images": list(dataset.keys) or len(dataset),
+            "labels": list(dataset.labels),
+        }
+
+    def add_classes(self, names: Sequence[str]) -> FewShotClassifier:
+        """Let `predict` choose from further classes, known by their names alone.
+
+        Raises:
+            PromptError: a name that makes no prompt, or that of a class that is there already.
+            SettingsError: the method says nothing about classes it was not trained on.
+        """
+        self._check_fitted()
+        names = [names] if isinstance(names, str) else list(names)
+        self._check_new(names)
+        check_names([*self.classes_, *names], where="the classes")
+        self._prompts(names)
+        self._added += names
+        self._forget()
+        return self
+
+    # Predicting
+
+    @property
+    def classes_(self) -> list[str]:
+        """All classes that `predict` chooses from."""
+        self._check_fitted()
+        return self._trained + self._added
+
+    def predict_proba(self, images: Any, classes: Sequence[str] | None = None) -> np.ndarray:
+        """Probabilities (images, classes), float32, each row a distribution.
+
+        `images`: one image or many: paths, PIL images, arrays, tensors, encoded bytes. `classes` may mix trained names
+        with new ones and keeps its order; trained ones get the score of both features, new ones that of the class
+        feature. By default all of `classes_`.
+        """
+        return torch.softmax(self.scores(images, classes), dim=-1).numpy()
+
+    def predict(self, images: Any, classes: Sequence[str] | None = None) -> np.ndarray:
+        """The most probable class name of each image."""
+        names = np.array(self.classes_ if classes is None else list(classes), dtype=object)
+        return names[self.scores(images, classes).argmax(dim=-1).numpy()]
+
+    @torch.no_grad()
+    def scores(self, images: Any, classes: Sequence[str] | None = None) -> Tensor:
+        """Logits (images, classes) in float32, on the CPU."""
+        self._check_fitted()
+        names = self.classes_ if classes is None else list(classes)
+        encoded, seen = self._encode(names)
+        assert self.clip_.preprocess is not None
+        rows = []
+        with ThreadPoolExecutor(2) as pool:
+            for pixels in _ahead(pool, self.clip_.preprocess.batch, _batches(_as_list(images), PREDICT_BATCH)):
+                rows.append(self.method_.scores(pixels.to(self.clip_.device), encoded, seen).float().cpu())
+        return torch.cat(rows) if rows else torch.empty(0, len(names))
+
+    def score(self, data: Data | Sequence[Any], labels: Sequence[str] | None = None) -> float:
+        """Accuracy, as a share, on a folder, pairs, or images and `labels`; the candidates are `classes_`."""
+        dataset = read_data(_paired(data, labels), "test")
+        known = {key(name): i for i, name in enumerate(self.classes_)}
+        for name in dataset.classes:
+            if key(name) not in known:
+                raise DataError(f"{dataset.name} has the class {name!r}, which this classifier doesn't know: add_classes([{name!r}]).")
+        truth = torch.tensor([known[key(dataset.classes[label])] for label in dataset.labels])
+        return float((self.scores(dataset.images).argmax(-1) == truth).float().mean())
+
+    def _encode(self, names: list[str]) -> tuple[Any, Tensor]:
+        """The method's view of candidate classes, kept until the classes change, and which of them were trained."""
+        if not names:
+            raise DataError("classes is empty: give at least one class name.")
+        if self._encoded is None or self._encoded[0] != names:
+            check_names(names, where="classes")
+            trained = {key(name) for name in self._trained}
+            seen = torch.tensor([key(name) in trained for name in names])
+            self._check_new([name for name, known in zip(names, seen.tolist(), strict=True) if not known])
+            encoded = self.method_.encode_classes(self._prompts(names))
+            self._encoded = (names, encoded, seen.to(self.clip_.device))
+        return self._encoded[1], self._encoded[2]
+
+    # Keeping
+
+    def save(self, folder: str | Path) -> None:
+        """Write the adapter: trained tensors, configuration, model card.
+
+        Raises:
+            OutputError: the place can't be written to.
+        """
+        self._check_fitted()
+        config = AdapterConfig(
+            method=self.method,
+            settings=asdict(self.method_.settings),
+            backbone=self.clip_.name or "unnamed",
+            backbone_fingerprint=fingerprint(self.clip_),
+            classes=self._trained,
+            added_classes=self._added,
+            template=self.template_,
+            training=self._summary,
+            train_keys=self._train_keys,
+        )
+        save_adapter(folder, config, dict(self.method_.state_dict()))
+
+    @classmethod
+    def load(cls, folder: str | Path, *, backbone: str | CLIP | None = None, device: str | None = None) -> FewShotClassifier:
+        """Read an adapter. `backbone` says where its backbone is now, if not under the name it had.
+
+        Raises:
+            AdapterError: no adapter, a damaged one, or one of another backbone.
+            BackboneError: the backbone can't be loaded.
+        """
+        config, tensors = load_adapter(folder)
+        training = {k: v for k, v in config.training.get("settings", {}).items() if k in TrainSettings.__dataclass_fields__}
+        known = {f.name for f in fields(find(config.method).Settings)}
+        own = {k: v for k, v in config.settings.items() if k in known}
+        self = cls(
+            config.method,
+            config.backbone if backbone is None else backbone,
+            shots=config.training.get("shots"),
+            template=config.template,
+            device=device,
+            **training,
+            **own,
+        )
+        self._load_backbone(Processes(device).device)
+        found = fingerprint(self.clip_)
+        if found != config.backbone_fingerprint:
+            raise AdapterError(
+                f"{folder} was made on the backbone {config.backbone} (fingerprint {config.backbone_fingerprint[:12]}), "
+                f"but {self.clip_.name or 'the one given'} is another (fingerprint {found[:12]}): load it with the "
+                "backbone that it was made on."
+            )
+        self.method_ = find(config.method)(self.clip_, self._split_settings()[1])
+        try:
+            self.method_.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise AdapterError(f"The tensors in {folder} are not those of {config.method} on this backbone: {error}") from error
+        self.method_.to(self.clip_.device).eval().requires_grad_(False)
+        self.template_, self._trained, self._added = config.template, config.classes, config.added_classes
+        self._summary, self._train_keys = config.training, config.train_keys
+        self.history_, self.seconds_ = config.training.get("history", []), config.training.get("seconds", 0.0)
+        self._forget()
+        return self
+
+    # Inside
+
+    def _load_backbone(self, device: torch.device) -> None:
+        clip = self.backbone if isinstance(self.backbone, CLIP) else CLIP.from_pretrained(self.backbone)
+        if clip.preprocess is None:
+            from fewclip.clip.preprocess import Preprocess
+
+            clip.preprocess = Preprocess(clip.config.image_size)
+        self.clip_ = clip.to(device).requires_grad_(False).eval()
+
+    def _prompts(self, names: Sequence[str]) -> Any:
+        return make_prompts(names, self.template_, self.clip_.tokenizer, self.clip_.config.context_length)
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "method_"):
+            raise FewclipError("This classifier has learnt nothing yet: call fit first, or load an adapter.")
+
+    def _check_new(self, names: Sequence[str]) -> None:
+        if names and not find(self.method).new_classes:
+            raise SettingsError(
+                f"{self.method} knows only the classes that it was trained on, not {names[0]!r}: fit with images of it, "
+                "or use a method that scores new names, such as mmrl."
+            )
+
+    def _forget(self) -> None:
+        self._encoded: tuple[list[str], Any, Tensor] | None = None
+
+
+def _paired(data: Any, labels: Sequence[str] | None) -> Any:
+    if labels is None:
+        return data
+    images = list(data)
+    if len(images) != len(labels):
+        raise DataError(f"{len(images)} images were given with {len(labels)} labels: expected one label an image.")
+    return list(zip(images, [str(label) for label in labels], strict=True))
+
+
+def _as_list(images: Any) -> Iterable[Any]:
+    """Many images from one or many: a batch array or tensor has four dimensions."""
+    if isinstance(images, (str, bytes, os.PathLike)) or hasattr(images, "convert"):
+        return [images]
+    if isinstance(images, (np.ndarray, Tensor)) and images.dtype != object and images.ndim < 4:
+        return [images]
+    return images  # type: ignore[no-any-return]
+
+
+def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _ahead(pool: ThreadPoolExecutor, work: Any, items: Iterator[Any]) -> Iterator[Tensor]:
+    """Results of `work` in order, one made ahead of the one in use."""
+    waiting = [pool.submit(work, item) for item in islice(items, 2)]
+    while waiting:
+        result = waiting.pop(0).result()
+        waiting += [pool.submit(work, item) for item in islice(items, 1)]
+        yield result

@@ -1,0 +1,59 @@
+"""`fewclip eval`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from fewclip.classifier import FewShotClassifier
+from fewclip.data import read_data
+from fewclip.evaluation import choose, evaluate, without
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eval:
+    adapter: tyro.conf.Positional[Path]
+    """Folder that `fewclip fit` wrote."""
+    data: tyro.conf.Positional[str]
+    """A folder with one folder of images per class (or with train/ and test/ of that kind), or an embedded data set."""
+    split: Literal["base", "novel", "all"] = "base"
+    """Classes, and candidates: those the adapter was trained on, the others, or all together."""
+    part: Literal["train", "val", "test"] = "test"
+    """Images, where the data has such parts."""
+    json: bool = False
+    """Print the result as JSON, with the accuracy of each class."""
+    per_class: bool = False
+    """Print the accuracy of each class."""
+    backbone: str | None = None
+    """Where the adapter's backbone is now, if not under the name it had."""
+    device: str | None = None
+    """cpu, cuda, …; by default a GPU if there is one."""
+
+
+def eval(arguments: list[str]) -> int:
+    """Accuracy of an adapter on labelled images. Images that it was trained on are left out."""
+    options = tyro.cli(Eval, prog="fewclip eval", description=eval.__doc__, args=arguments)
+    classifier = FewShotClassifier.load(options.adapter, backbone=options.backbone, device=options.device)
+    dataset = read_data(options.data, options.part)
+    whole = choose(dataset, classifier.classes_[: len(classifier._trained)], options.split)
+    held_out = whole
+    if dataset.name == classifier._summary.get("data"):
+        held_out = without(whole, classifier._train_keys)
+    result = evaluate(classifier, held_out, options.split)
+    if options.json:
+        print(json.dumps(result.as_dict(), ensure_ascii=False))
+        return 0
+    left_out = len(whole) - len(held_out)
+    note = f" ({left_out} training images left out)" if left_out else ""
+    print(
+        f"{dataset.name}, {options.split} classes: {result.accuracy:.1f} % of {result.images} images right among "
+        f"{result.classes} classes{note}; mean over classes {result.mean_class_accuracy:.1f} %."
+    )
+    if options.per_class:
+        for name, accuracy in sorted(result.per_class.items(), key=lambda item: item[1]):
+            print(f"  {accuracy:6.1f} %  {name}")
+    return 0

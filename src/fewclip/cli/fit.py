@@ -1,0 +1,152 @@
+"""`fewclip fit`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from fewclip.adapter import CARD, CONFIG, WEIGHTS
+from fewclip.classifier import DEFAULT_BACKBONE, FewShotClassifier
+from fewclip.data import EMBEDDED, read_data
+from fewclip.errors import OutputError
+from fewclip.methods import METHODS, find
+from fewclip.processes import Processes
+from fewclip.training import TrainSettings
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    data: tyro.conf.Positional[str]
+    """A folder with one folder of images per class (or with train/ and test/ of that kind), or an embedded data set:
+    icons, concepts, kinds-mono."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """Folder to write the adapter to: new, empty, or with an unfinished run of the same command, which goes on."""
+    method: Literal[tuple(METHODS)] = "mmrl"  # type: ignore[valid-type]
+    """The method (see `fewclip methods`); its own settings are listed below."""
+    backbone: str = DEFAULT_BACKBONE
+    """The CLIP to adapt (see `fewclip backbones`): an embedded name, a hub name, a local file or folder."""
+    shots: int | Literal["all"] = 16
+    """Images of each class to train on."""
+    template: str | None = None
+    """Sentence with {} for the class name, or a preset: photo, pet, flower, food, aircraft, texture, satellite, action,
+    icon. By default the data set's own, else "a photo of a {}."."""
+    train_on: Literal["auto", "base", "all"] = "auto"
+    """Classes to train on: all, or the base half, which leaves the rest to test new classes with. Auto: the base half of
+    an embedded data set, all classes of a folder."""
+    device: str | None = None
+    """cpu, cuda, cuda:1, …; by default a GPU if there is one."""
+    overwrite: bool = False
+    """Replace an adapter or an unfinished run in the output folder."""
+    json: bool = False
+    """Print the summary as JSON, and no progress bar."""
+
+
+def fit(arguments: list[str]) -> int:
+    """Train on a few images of each class and write an adapter."""
+    options, training, settings = parse(arguments)
+    check_out(options.out, options.overwrite)
+    if options.backbone == DEFAULT_BACKBONE and options.data not in EMBEDDED and not options.json:
+        print(
+            f"Note: the backbone {DEFAULT_BACKBONE} knows drawings of things, not photographs. For photographs add "
+            "--backbone openai/clip-vit-base-patch16 (600 MB from the hub), or a local CLIP.",
+            file=sys.stderr,
+        )
+    dataset = read_data(options.data)
+    if options.train_on == "base" or (options.train_on == "auto" and dataset.base is not None):
+        dataset = dataset.only(dataset.halves()[0])
+    classifier = FewShotClassifier(
+        options.method,
+        options.backbone,
+        shots=None if options.shots == "all" else options.shots,
+        template=options.template,
+        device=options.device,
+        verbose=not options.json,
+        **asdict(training),
+        **asdict(settings),
+    )
+    checkpoint = options.out / CHECKPOINT
+    classifier.fit(dataset, checkpoint=checkpoint)
+    if Processes(options.device).main:
+        classifier.save(options.out)
+        checkpoint.unlink(missing_ok=True)
+        show(options, classifier)
+    return 0
+
+
+def parse(arguments: list[str]) -> tuple[Fit, TrainSettings, Any]:
+    """Options of the command, of training, and of the method that is named."""
+    kind = find(_method(arguments)).Settings
+
+    def options(
+        fit: Annotated[Fit, tyro.conf.arg(name="")],
+        training: Annotated[TrainSettings, tyro.conf.arg(name="")] = TrainSettings(),  # noqa: B008 - frozen
+        settings: Annotated[kind, tyro.conf.arg(name="")] = kind(),  # type: ignore[valid-type] # noqa: B008
+    ) -> tuple[Fit, TrainSettings, Any]:
+        return fit, training, settings
+
+    options.__annotations__["settings"] = Annotated[kind, tyro.conf.arg(name="")]
+    return tyro.cli(options, prog="fewclip fit", description=fit.__doc__, args=arguments)
+
+
+def _method(arguments: list[str]) -> str:
+    """What --method says, before the rest is read, since it decides which options there are."""
+    for here, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if here == "--method" and following:
+            return following
+        if here.startswith("--method="):
+            return here.partition("=")[2]
+    return Fit.__dataclass_fields__["method"].default  # type: ignore[no-any-return]
+
+
+def check_out(out: Path, overwrite: bool) -> None:
+    """Refuse an output folder that holds something else than an unfinished run.
+
+    Raises:
+        OutputError
+    """
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"The output {out} is a file: give a new folder with -o.")
+    if not out.is_dir():
+        return
+    present = {p.name for p in out.iterdir() if not p.name.endswith(".tmp")}
+    if overwrite:
+        for name in (CONFIG, WEIGHTS, CARD, CHECKPOINT):
+            (out / name).unlink(missing_ok=True)
+        present -= {CONFIG, WEIGHTS, CARD, CHECKPOINT}
+    if CONFIG in present:
+        raise OutputError(f"The output folder {out} holds a finished adapter: give another with -o, or add --overwrite.")
+    others = sorted(present - {CHECKPOINT, WEIGHTS, CARD})
+    if others:
+        raise OutputError(f"The output folder {out} is not empty, it holds {others[0]}: give a new one with -o.")
+
+
+def show(options: Fit, classifier: FewShotClassifier) -> None:
+    summary = {
+        "adapter": str(options.out),
+        "method": options.method,
+        "backbone": classifier.clip_.name,
+        "classes": classifier.classes_,
+        "template": classifier.template_,
+        "parameters": classifier.method_.parameter_count() or sum(p.numel() for p in classifier.method_.parameters()),
+        "images": classifier._summary["images"],
+        "loss": classifier.history_[-1]["loss"] if classifier.history_ else None,
+        "seconds": round(classifier.seconds_, 2),
+    }
+    if options.json:
+        print(json.dumps(summary, ensure_ascii=False))
+        return
+    loss = "" if summary["loss"] is None else f", loss {summary['loss']:.3f}"
+    print(
+        f"{options.method} on {summary['backbone']}: {len(classifier.classes_)} classes, {summary['images']} images, "
+        f"{summary['parameters']:,} trained parameters, {summary['seconds']} s{loss}.\n"
+        f"Saved to {options.out}. Next:\n"
+        f"  fewclip eval {options.out} {options.data}\n"
+        f"  fewclip predict {options.out} IMAGE … [--classes NAME,NAME,…]"
+    )

@@ -1,0 +1,67 @@
+"""`fewclip methods`, `fewclip backbones`, `fewclip data`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import tyro
+
+
+@dataclass(frozen=True)
+class List:
+    json: bool = False
+    """Print JSON."""
+
+
+def methods(arguments: list[str]) -> int:
+    """The methods that can be trained."""
+    from fewclip.methods import METHODS
+
+    rows = [
+        {"method": m.name, "title": m.title, "paper": m.paper, "trains": m.trained, "new classes": m.new_classes or "none"}
+        for m in METHODS.values()
+    ]
+    return _print("methods", methods.__doc__, arguments, rows, "fewclip fit DATA -o OUT --method NAME --help: settings.")
+
+
+def backbones(arguments: list[str]) -> int:
+    """The CLIP models that can be adapted."""
+    from fewclip.clip.checkpoint import ALIASES, EMBEDDED
+
+    rows = [{"name": name, "where": "embedded", "what": "a small CLIP of icons (docs/icons.md)"} for name in EMBEDDED]
+    rows += [{"name": name, "where": "hub", "what": hub} for name, hub in ALIASES.items()]
+    rows += [
+        {"name": "ORG/NAME", "where": "hub", "what": "any CLIPModel or open_clip repository with a vision transformer"},
+        {"name": "PATH", "where": "local", "what": ".pt of OpenAI, state dict, .safetensors, HF or open_clip folder"},
+    ]
+    return _print("backbones", backbones.__doc__, arguments, rows, "Give one with --backbone.")
+
+
+def data(arguments: list[str]) -> int:
+    """The embedded data sets."""
+    from fewclip.data.embedded import EMBEDDED, describe, read_embedded
+
+    rows = []
+    for name in EMBEDDED:
+        sizes = {split: len(read_embedded(name, split)) for split in ("train", "val", "test")}
+        meta = describe(name)
+        rows.append({"name": name, "classes": len(meta["classes"])} | sizes | {"what": meta["title"]})
+    return _print("data", data.__doc__, arguments, rows, "Half of the classes are base, half novel.")
+
+
+def _print(command: str, text: str | None, arguments: list[str], rows: list[dict[str, Any]], foot: str) -> int:
+    options = tyro.cli(List, prog=f"fewclip {command}", description=text, args=arguments)
+    if options.json:
+        print(json.dumps(rows, ensure_ascii=False))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    Console().print(table)
+    print(foot)
+    return 0

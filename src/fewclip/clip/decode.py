@@ -1,0 +1,142 @@
+"""Anything that holds an image, to an upright RGB image of 8 bits.
+
+Pillow's `convert("RGB")` alone turns transparent pixels to whatever colour lies under them, clips 16-bit images to
+white, and leaves photos lying on their side; here they are composed onto white, scaled, and turned by their EXIF tag.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from fewclip.errors import DataError
+
+Source: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | Tensor"
+
+MAX_PIXELS = 89_478_485  # where Pillow begins to warn of decompression bombs
+
+
+def read_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """An RGB image from a path, the bytes of a file, a PIL image, an array or a tensor.
+
+    Arrays are (H, W) or (H, W, 1|3|4), tensors (1|3|4, H, W); uint8, floats in [0, 1], or (arrays) uint16.
+    Of an animation the first frame is read.
+
+    Raises:
+        DataError: it can't be read, is damaged or truncated, has more than `max_pixels` pixels, or an array's shape or
+            values are none of the above. The message names the path.
+    """
+    if isinstance(source, Image.Image):
+        return _guard("The PIL image", lambda: _upright_rgb(source))
+    if isinstance(source, np.ndarray):
+        return _guard("The image array", lambda: _from_array(source))
+    if isinstance(source, Tensor):
+        return _guard("The image tensor", lambda: _from_tensor(source))
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        what = f"The image given as {len(source)} bytes"
+        return _guard(what, lambda: _decode(BytesIO(source), max_pixels))
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        if not path.is_file():
+            problem = "is a folder" if path.is_dir() else "does not exist"
+            raise DataError(f"The image file {path} {problem}: give the path of an image.")
+        return _guard(f"The image file {path}", lambda: _decode(path, max_pixels))
+    raise DataError(
+        f"An image was given as {type(source).__name__}; expected a path, bytes, a PIL image, an array or a tensor."
+    )
+
+
+def _guard(what: str, read: Callable[[], Image.Image]) -> Image.Image:
+    """Reads, and names what was read in whatever error comes of it."""
+    try:
+        return read()
+    except DataError as error:
+        raise DataError(f"{what} {error}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"{what} is refused as a decompression bomb ({error}): make it smaller.") from error
+    except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise DataError(f"{what} can't be read ({reason}): it is damaged, truncated or of no known format.") from error
+
+
+def _decode(file: Path | BytesIO, max_pixels: int) -> Image.Image:
+    with Image.open(file) as image:
+        if image.width * image.height > max_pixels:
+            raise DataError(
+                f"has {image.width} × {image.height} pixels, more than the {max_pixels:,} allowed: "
+                "make it smaller, or raise max_pixels."
+            )
+        image.load()
+        return _upright_rgb(image)
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    if image.width * image.height == 0:
+        raise DataError("has no pixels.")
+    png = image.format == "PNG"
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        return _grey(np.asarray(image) / 65535)
+    if image.mode in ("I", "F"):
+        return _grey(_known_range(np.asarray(image), sixteen=png and image.mode == "I"))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _known_range(values: NDArray[Any], sixteen: bool) -> NDArray[Any]:
+    """0 to 1 from Pillow's 32-bit modes, which don't say their range: the smallest of 1, 255, 65535 that holds all."""
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= 65535):
+        raise DataError(f"has values from {low:g} to {high:g}; expected 0 to 1, 0 to 255 or 0 to 65535.")
+    if sixteen or high > 255:
+        return values / 65535
+    return values / (1 if values.dtype.kind == "f" and high <= 1 else 255)
+
+
+def _grey(values: NDArray[Any]) -> Image.Image:
+    return Image.fromarray(_to_bytes(values)).convert("RGB")
+
+
+def _to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """From 0 to 1 to 0 to 255."""
+    return np.rint(np.clip(values.astype(np.float64), 0, 1) * 255).astype(np.uint8)
+
+
+def _from_tensor(tensor: Tensor) -> Image.Image:
+    if tensor.ndim != 3 or tensor.shape[0] not in (1, 3, 4):
+        raise DataError(f"has the shape {tuple(tensor.shape)}; expected (3, height, width).")
+    tensor = tensor.detach().cpu().movedim(0, -1)
+    return _from_array((tensor.to(torch.float32) if tensor.is_floating_point() else tensor).numpy())
+
+
+def _from_array(array: NDArray[Any]) -> Image.Image:
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 3, 4)) or array.size == 0:
+        raise DataError(f"has the shape {array.shape}; expected (height, width) or, channels last, (height, width, 3).")
+    if array.dtype.kind == "f":
+        low, high = float(array.min()), float(array.max())
+        if not (low >= -1e-3 and high <= 1 + 1e-3):  # so that NaN fails, too
+            raise DataError(
+                f"is of floats from {low:g} to {high:g}; expected 0 to 1: undo a normalisation, or give uint8."
+            )
+        array = _to_bytes(array)
+    elif array.dtype.kind == "u" and array.dtype.itemsize == 2:
+        array = _to_bytes(array / 65535)
+    elif array.dtype == np.bool_:
+        array = array * np.uint8(255)
+    elif array.dtype != np.uint8:
+        raise DataError(f"is of {array.dtype}; expected uint8, uint16, or floats in 0 to 1.")
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    return _upright_rgb(Image.fromarray(np.ascontiguousarray(array)))

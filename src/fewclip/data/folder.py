@@ -1,0 +1,63 @@
+"""A folder per class."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fewclip.data.dataset import Dataset
+from fewclip.errors import DataError
+
+ENDINGS = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm .pgm .jfif .avif".split())
+SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test", "testing")}
+
+
+def read_folder(root: str | Path, split: str = "train") -> Dataset:
+    """Images of `root`/CLASS/…, or of `root`/SPLIT/CLASS/… where `root` holds such folders.
+
+    Class names are the folders' names with blanks for underscores, in sorted order; images are sorted by path and may
+    lie deeper. A folder without split folders is the same for every split.
+
+    Raises:
+        DataError: no such folder, or nothing usable in it.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise DataError(f"There is no folder {root}: give a folder that holds one folder of images per class.")
+    if not root.is_dir():
+        raise DataError(f"{root} is a file: give a folder that holds one folder of images per class.")
+    start = _split_folder(root, split)
+    by_class = {}
+    for folder in sorted(p for p in start.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        files = list_images(folder)
+        if files:
+            by_class[folder.name] = files
+    if not by_class:
+        loose = sum(1 for p in start.iterdir() if p.suffix.lower() in ENDINGS)
+        found = f"{loose} images lie in it directly" if loose else "it holds no folder with images"
+        raise DataError(f"{start} has no classes: {found}. Expected one folder of images per class, such as {start}/cat/1.jpg.")
+    names = [name.replace("_", " ").strip() for name in by_class]
+    images = [p for files in by_class.values() for p in files]
+    labels = [label for label, files in enumerate(by_class.values()) for _ in files]
+    keys = [p.relative_to(root).as_posix() for p in images]
+    return Dataset(root.resolve().name, tuple(names), images, labels, keys)
+
+
+def list_images(folder: Path) -> list[Path]:
+    """All image files below a folder, sorted by path; hidden ones are left out, links to folders not followed."""
+    found = []
+    for where, folders, files in os.walk(folder):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        found += [Path(where, f) for f in files if not f.startswith(".") and Path(f).suffix.lower() in ENDINGS]
+    return sorted(found)
+
+
+def _split_folder(root: Path, split: str) -> Path:
+    present = {p.name.lower(): p for p in root.iterdir() if p.is_dir()}
+    known = {name for names in SPLITS.values() for name in names}
+    if not present.keys() & set(SPLITS["train"]) or not present.keys() <= known:
+        return root
+    for name in SPLITS[split]:
+        if name in present:
+            return present[name]
+    raise DataError(f"{root} has the splits {', '.join(sorted(present))}, but no folder for the split {split!r}.")
