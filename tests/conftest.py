@@ -12,11 +12,18 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-
-from fewclip.clip.model import CLIP
 from small import small_clip
 
-WORDS = {"vocab_size": 49408, "context_length": 32, "vision_width": 64, "vision_heads": 1, "text_width": 64, "text_heads": 1}
+from fewclip.clip.model import CLIP
+
+WORDS = {
+    "vocab_size": 49408,
+    "context_length": 32,
+    "vision_width": 64,
+    "vision_heads": 1,
+    "text_width": 64,
+    "text_heads": 1,
+}
 COLOURS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}
 
 

@@ -104,7 +104,7 @@ class Case(ABC):
 
     def load(self, init: dict[str, Tensor]) -> None:
         parameters = dict(self.method.named_parameters())
-        filled = {name: 0 for name in parameters}
+        filled = dict.fromkeys(parameters, 0)
         with torch.no_grad():
             for reference, value in init.items():
                 name, row = self.place(reference)

@@ -47,7 +47,7 @@ class NaiveMMRL:
 
         def blocks(transformer: nn.Module, n: int | None) -> list[NaiveBlock]:
             mask = None if n is None else torch.full((n, n), float("-inf"), dtype=dtype, device=device).triu(1)
-            return [NaiveBlock(block, mask) for block in transformer.resblocks]  # type: ignore[union-attr, arg-type]
+            return [NaiveBlock(block, mask) for block in transformer.resblocks]  # type: ignore[union-attr]
 
         k = method.settings.rep_tokens if method.settings.text_tokens else 0
         self.image_blocks = blocks(clip.visual.transformer, None)

@@ -29,7 +29,7 @@ def fitted(backbone: CLIP, pairs: Pairs) -> FewShotClassifier:
 
 @pytest.mark.parametrize("method", ["zero-shot", "mmrl", "mmrlpp"])
 def test_fit_and_predict(backbone: CLIP, pairs: Pairs, method: str) -> None:
-    settings = {} if method == "zero-shot" else {"rep_dim": 8}
+    settings: dict[str, Any] = {} if method == "zero-shot" else {"rep_dim": 8}
     classifier = FewShotClassifier(method, backbone, shots=4, epochs=15, lr=0.01, **settings).fit(pairs)
     images = [image for image, _ in pairs]
     proba = classifier.predict_proba(images)
@@ -59,7 +59,7 @@ def test_kinds_of_images_agree(fitted: FewShotClassifier, tmp_path: Path) -> Non
 
 def test_large_inputs_come_back_in_order(fitted: FewShotClassifier, pairs: Pairs) -> None:
     images = [image for image, _ in pairs]
-    whole = fitted.predict_proba((image for _ in range(15) for image in images))
+    whole = fitted.predict_proba(image for _ in range(15) for image in images)
     np.testing.assert_allclose(whole, np.tile(fitted.predict_proba(images), (15, 1)), atol=1e-5)
 
 
@@ -95,7 +95,16 @@ def test_save_and_load(fitted: FewShotClassifier, pairs: Pairs, tmp_path: Path, 
     stored = load_file(tmp_path / "a" / WEIGHTS)
     assert {k: v.shape for k, v in stored.items()} == {k: v.shape for k, v in fitted.method_.state_dict().items()}
     config = json.loads((tmp_path / "a" / CONFIG).read_text())
-    for name in ("method", "settings", "backbone", "backbone_fingerprint", "classes", "template", "fewclip_version", "training"):
+    for name in (
+        "method",
+        "settings",
+        "backbone",
+        "backbone_fingerprint",
+        "classes",
+        "template",
+        "fewclip_version",
+        "training",
+    ):
         assert config[name]
     card = (tmp_path / "a" / CARD).read_text()
     assert "blue, green, red" in card
@@ -121,7 +130,9 @@ def test_unknown_keys_of_a_newer_version_are_passed_over(fitted: FewShotClassifi
 
 def test_refuses_another_backbone(fitted: FewShotClassifier, tmp_path: Path, other_backbone_file: Path) -> None:
     fitted.save(tmp_path / "a")
-    with pytest.raises(AdapterError, match=r"was made on the backbone .*tiny.*fingerprint .* load it with the backbone"):
+    with pytest.raises(
+        AdapterError, match=r"was made on the backbone .*tiny.*fingerprint .* load it with the backbone"
+    ):
         FewShotClassifier.load(tmp_path / "a", backbone=str(other_backbone_file))
 
 
@@ -187,7 +198,11 @@ def test_behaves_as_a_scikit_learn_estimator(backbone: CLIP, pairs: Pairs) -> No
 
 
 def test_template_is_a_preset_or_a_sentence(backbone: CLIP, pairs: Pairs) -> None:
-    for given, used in (("pet", "a photo of a {}, a type of pet."), ("my {} here", "my {} here"), (None, "a photo of a {}.")):
+    for given, used in (
+        ("pet", "a photo of a {}, a type of pet."),
+        ("my {} here", "my {} here"),
+        (None, "a photo of a {}."),
+    ):
         classifier = FewShotClassifier("zero-shot", backbone, shots=None, template=given).fit(pairs)
         assert classifier.template_ == used
     for bad in ("no place", "{} and {}"):

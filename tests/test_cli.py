@@ -44,7 +44,11 @@ def test_every_command_explains_itself(command: str, capsys: Capture) -> None:
 
 
 def test_options_follow_the_method(capsys: Capture) -> None:
-    for method, option, shown in (("mmrl", "--beta", False), ("mmrlpp", "--beta", True), ("zero-shot", "--rep-dim", False)):
+    for method, option, shown in (
+        ("mmrl", "--beta", False),
+        ("mmrlpp", "--beta", True),
+        ("zero-shot", "--rep-dim", False),
+    ):
         with pytest.raises(SystemExit):
             main(["fit", "--method", method, "--help"])
         assert (option in capsys.readouterr().out) == shown
@@ -151,7 +155,9 @@ def test_mistakes_of_fit(tmp_path: Path, photos: Path, backbone_file: Path, caps
     assert not (tmp_path / "out" / "adapter_config.json").exists()
 
 
-def test_an_unreadable_training_image_is_named(tmp_path: Path, photos: Path, backbone_file: Path, capsys: Capture) -> None:
+def test_an_unreadable_training_image_is_named(
+    tmp_path: Path, photos: Path, backbone_file: Path, capsys: Capture
+) -> None:
     for path in (photos / "red").iterdir():
         path.write_bytes(b"not an image")
     arguments = ["fit", str(photos), "-o", str(tmp_path / "out"), "--backbone", str(backbone_file), *QUICK]
@@ -188,7 +194,11 @@ def test_mistakes_with_adapters(
 def test_a_truncated_backbone_is_refused(tmp_path: Path, photos: Path, backbone_file: Path, capsys: Capture) -> None:
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(backbone_file.read_bytes()[:5000])
-    mistake(["fit", str(photos), "-o", str(tmp_path / "out"), "--backbone", str(broken), *QUICK], capsys, "broken.safetensors")
+    mistake(
+        ["fit", str(photos), "-o", str(tmp_path / "out"), "--backbone", str(broken), *QUICK],
+        capsys,
+        "broken.safetensors",
+    )
 
 
 def test_unknown_command(capsys: Capture) -> None:

@@ -79,7 +79,9 @@ def test_fewer_images_than_shots() -> None:
 
 
 def test_few_shot_takes_all_of_a_small_class() -> None:
-    assert few_shot([0, 1, 1, 1, 0], 3, 1) == [0, 4, *few_shot([1, 1, 1], 3, 1)][:2] + few_shot([9, 1, 1, 1, 9], 3, 1)[2:]
+    assert (
+        few_shot([0, 1, 1, 1, 0], 3, 1) == [0, 4, *few_shot([1, 1, 1], 3, 1)][:2] + few_shot([9, 1, 1, 1, 9], 3, 1)[2:]
+    )
     assert sorted(few_shot([0, 1, 1, 1, 0], 3, 1)) == [0, 1, 2, 3, 4]
 
 

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
-
 from golden import CASES, Golden
+from torch import Tensor
 
 FOLDER = Path(os.environ.get("FEWCLIP_GOLDEN", Path(__file__).parents[2] / "shared" / "golden"))
 FILES = sorted(FOLDER.glob("*.safetensors")) if FOLDER.is_dir() else []

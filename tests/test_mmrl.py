@@ -9,15 +9,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from naive import NaiveMMRL
+from small import random_tokens, small_clip
 
 from fewclip.clip.model import CLIP, Config
 from fewclip.clip.prompts import Prompts
 from fewclip.errors import SettingsError
 from fewclip.methods import METHODS, make_settings
-from fewclip.methods.mmrl import MMRL, MMRLSettings
-from fewclip.methods.mmrlpp import MMRLpp, MMRLppSettings
-from naive import NaiveMMRL
-from small import random_tokens, small_clip
+from fewclip.methods.mmrl import MMRL, Aligner, MMRLSettings
+from fewclip.methods.mmrlpp import MMRLpp, MMRLppSettings, SharedResidualAligner
 
 VIT_B16 = Config(
     embed_dim=512,
@@ -92,7 +92,9 @@ def test_agrees_with_the_equations(case: dict[str, Any]) -> None:
 
     def gradients(loss: torch.Tensor) -> torch.Tensor:
         found = torch.autograd.grad(loss, parameters, allow_unused=True)
-        return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(parameters, found, strict=True)])
+        return torch.cat(
+            [(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(parameters, found, strict=True)]
+        )
 
     ours, theirs = method.loss(images, labels)["loss"], naive.loss(images, labels)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-8)
@@ -136,13 +138,13 @@ def test_starts_as_published() -> None:
     clip = small_clip(vision_width=256, vision_heads=4)
     method = MMRL(clip, MMRLSettings(rep_dim=64))
     aligner = method.tokens.to_image
-    assert aligner is not None
+    assert isinstance(aligner, Aligner)
     assert (aligner.weight == aligner.weight[0]).all()
     assert (aligner.bias == aligner.bias[0]).all()
     assert method.tokens.space.std().item() == pytest.approx(0.02, rel=0.15)
     assert method.rep_proj.std().item() == pytest.approx(1 / math.sqrt(256), rel=0.05)
     plus = MMRLpp(clip, MMRLppSettings(rep_dim=64))
-    assert plus.tokens.to_image is not None
+    assert isinstance(plus.tokens.to_image, SharedResidualAligner)
     assert not plus.tokens.to_image.down.any()
     assert plus.tokens.to_image.up.any()
     rep = torch.randn(2, 256)

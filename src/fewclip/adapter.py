@@ -72,16 +72,22 @@ def load_adapter(folder: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
 
     folder = Path(folder)
     if not folder.is_dir():
-        raise AdapterError(f"There is no adapter folder {folder}: give the folder that `fewclip fit … -o FOLDER` wrote.")
+        raise AdapterError(
+            f"There is no adapter folder {folder}: give the folder that `fewclip fit … -o FOLDER` wrote."
+        )
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            raise AdapterError(f"{folder} is no finished adapter, {name} is missing: give the folder that `fewclip fit` wrote.")
+            raise AdapterError(
+                f"{folder} is no finished adapter, {name} is missing: give the folder that `fewclip fit` wrote."
+            )
     try:
         raw = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         known = {key: raw[key] for key in AdapterConfig.__dataclass_fields__ if key in raw}
         config = AdapterConfig(**known)
     except (ValueError, TypeError) as error:
-        raise AdapterError(f"{folder / CONFIG} can't be read ({error}): copy the adapter again, or fit anew.") from error
+        raise AdapterError(
+            f"{folder / CONFIG} can't be read ({error}): copy the adapter again, or fit anew."
+        ) from error
     if config.format > FORMAT:
         raise AdapterError(
             f"{folder} has adapter format {config.format} of fewclip {config.fewclip_version}, but fewclip {__version__} "

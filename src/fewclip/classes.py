@@ -28,7 +28,9 @@ def check_names(names: Sequence[str], *, where: str) -> None:
         if not isinstance(name, str):
             raise PromptError(f"A class name of {where} is {name!r}: expected text.")
         if len(name) > LONGEST:
-            raise PromptError(f"A class name of {where} has {len(name)} characters ({name[:40]!r}…): {LONGEST} is the most.")
+            raise PromptError(
+                f"A class name of {where} has {len(name)} characters ({name[:40]!r}…): {LONGEST} is the most."
+            )
         if not key(name) or not name.isprintable():
             raise PromptError(f"The class name {name!r} of {where} holds no words: give it a name that can be read.")
         if key(name) in seen:
@@ -47,6 +49,8 @@ def make_prompts(names: Sequence[str], template: str, tokenizer: Tokenizer | Non
         DataError: the backbone came without a tokenizer.
     """
     if tokenizer is None:
-        raise DataError("This backbone has no tokenizer, so class names can't be read: load it with CLIP.from_pretrained.")
+        raise DataError(
+            "This backbone has no tokenizer, so class names can't be read: load it with CLIP.from_pretrained."
+        )
     texts = [template.replace("{}", name.replace("_", " ")) for name in names]
     return Prompts.from_tokens(tokenizer(texts, context_length))

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict, fields
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from fewclip.clip.checkpoint import fingerprint
 from fewclip.clip.model import CLIP
 from fewclip.data import Data, Dataset, read_data
 from fewclip.data.loader import TrainingBatches
+from fewclip.data.stream import pixel_batches
 from fewclip.errors import AdapterError, DataError, FewclipError, SettingsError
 from fewclip.methods import find, make_settings
 from fewclip.processes import Processes
@@ -49,8 +47,10 @@ class FewShotClassifier:
 
     Attributes learnt by `fit`:
         classes_: names of all classes that `predict` chooses from: trained ones, then added ones.
+        trained_classes_, added_classes_: the two parts of them.
         method_: the trained method. clip_: its backbone. template_: the template in use.
-        history_: one dict an epoch: epoch, lr, loss.
+        history_: one dict an epoch: epoch, lr, loss. seconds_: time of training.
+        training_: a summary for the adapter file. train_keys_: names of the training images within their data set.
 
     Raises:
         SettingsError: an unknown method or setting.
@@ -70,6 +70,7 @@ class FewShotClassifier:
         self.method, self.backbone, self.shots, self.template = method, backbone, shots, template
         self.device, self.verbose = device, verbose
         self.settings = settings
+        self._encoded: tuple[list[str], Any, Tensor] | None = None
         self._split_settings()
 
     def _split_settings(self) -> tuple[TrainSettings, Any]:
@@ -103,7 +104,9 @@ class FewShotClassifier:
 
     # Learning
 
-    def fit(self, data: Data | Sequence[Any], labels: Sequence[str] | None = None, *, checkpoint: str | Path | None = None) -> FewShotClassifier:
+    def fit(
+        self, data: Data | Sequence[Any], labels: Sequence[str] | None = None, *, checkpoint: str | Path | None = None
+    ) -> FewShotClassifier:
         """Train on a folder with one folder a class, an embedded data set, pairs (image, class name), or images and `labels`.
 
         With `checkpoint`, a path, the state of the run is kept there and a run that was interrupted goes on from it.
@@ -150,9 +153,10 @@ class FewShotClassifier:
                 seconds = time.monotonic() - started
         self.method_.eval().requires_grad_(False)
         self.seconds_ = seconds
-        self._trained, self._added = list(dataset.classes), []
-        self._train_keys = list(dataset.keys)
-        self._summary = {
+        self.trained_classes_ = list(dataset.classes)
+        self.added_classes_: list[str] = []
+        self.train_keys_ = list(dataset.keys)
+        self.training_ = {
             "data": dataset.name,
             "shots": self.shots,
             "images": len(dataset),
@@ -203,7 +207,7 @@ class FewShotClassifier:
         self._check_new(names)
         check_names([*self.classes_, *names], where="the classes")
         self._prompts(names)
-        self._added += names
+        self.added_classes_ += names
         self._forget()
         return self
 
@@ -213,7 +217,7 @@ class FewShotClassifier:
     def classes_(self) -> list[str]:
         """All classes that `predict` chooses from."""
         self._check_fitted()
-        return self._trained + self._added
+        return self.trained_classes_ + self.added_classes_
 
     def predict_proba(self, images: Any, classes: Sequence[str] | None = None) -> np.ndarray:
         """Probabilities (images, classes), float32, each row a distribution.
@@ -237,9 +241,8 @@ class FewShotClassifier:
         encoded, seen = self._encode(names)
         assert self.clip_.preprocess is not None
         rows = []
-        with ThreadPoolExecutor(2) as pool:
-            for pixels in _ahead(pool, self.clip_.preprocess.batch, _batches(_as_list(images), PREDICT_BATCH)):
-                rows.append(self.method_.scores(pixels.to(self.clip_.device), encoded, seen).float().cpu())
+        for pixels in pixel_batches(images, self.clip_.preprocess, PREDICT_BATCH):
+            rows.append(self.method_.scores(pixels.to(self.clip_.device), encoded, seen).float().cpu())
         return torch.cat(rows) if rows else torch.empty(0, len(names))
 
     def score(self, data: Data | Sequence[Any], labels: Sequence[str] | None = None) -> float:
@@ -248,7 +251,9 @@ class FewShotClassifier:
         known = {key(name): i for i, name in enumerate(self.classes_)}
         for name in dataset.classes:
             if key(name) not in known:
-                raise DataError(f"{dataset.name} has the class {name!r}, which this classifier doesn't know: add_classes([{name!r}]).")
+                raise DataError(
+                    f"{dataset.name} has the class {name!r}, which this classifier doesn't know: add_classes([{name!r}])."
+                )
         truth = torch.tensor([known[key(dataset.classes[label])] for label in dataset.labels])
         return float((self.scores(dataset.images).argmax(-1) == truth).float().mean())
 
@@ -258,7 +263,7 @@ class FewShotClassifier:
             raise DataError("classes is empty: give at least one class name.")
         if self._encoded is None or self._encoded[0] != names:
             check_names(names, where="classes")
-            trained = {key(name) for name in self._trained}
+            trained = {key(name) for name in self.trained_classes_}
             seen = torch.tensor([key(name) in trained for name in names])
             self._check_new([name for name, known in zip(names, seen.tolist(), strict=True) if not known])
             encoded = self.method_.encode_classes(self._prompts(names))
@@ -279,16 +284,18 @@ class FewShotClassifier:
             settings=asdict(self.method_.settings),
             backbone=self.clip_.name or "unnamed",
             backbone_fingerprint=fingerprint(self.clip_),
-            classes=self._trained,
-            added_classes=self._added,
+            classes=self.trained_classes_,
+            added_classes=self.added_classes_,
             template=self.template_,
-            training=self._summary,
-            train_keys=self._train_keys,
+            training=self.training_,
+            train_keys=self.train_keys_,
         )
         save_adapter(folder, config, dict(self.method_.state_dict()))
 
     @classmethod
-    def load(cls, folder: str | Path, *, backbone: str | CLIP | None = None, device: str | None = None) -> FewShotClassifier:
+    def load(
+        cls, folder: str | Path, *, backbone: str | CLIP | None = None, device: str | None = None
+    ) -> FewShotClassifier:
         """Read an adapter. `backbone` says where its backbone is now, if not under the name it had.
 
         Raises:
@@ -296,7 +303,9 @@ class FewShotClassifier:
             BackboneError: the backbone can't be loaded.
         """
         config, tensors = load_adapter(folder)
-        training = {k: v for k, v in config.training.get("settings", {}).items() if k in TrainSettings.__dataclass_fields__}
+        training = {
+            k: v for k, v in config.training.get("settings", {}).items() if k in TrainSettings.__dataclass_fields__
+        }
         known = {f.name for f in fields(find(config.method).Settings)}
         own = {k: v for k, v in config.settings.items() if k in known}
         self = cls(
@@ -320,10 +329,13 @@ class FewShotClassifier:
         try:
             self.method_.load_state_dict(tensors)
         except RuntimeError as error:
-            raise AdapterError(f"The tensors in {folder} are not those of {config.method} on this backbone: {error}") from error
+            raise AdapterError(
+                f"The tensors in {folder} are not those of {config.method} on this backbone: {error}"
+            ) from error
         self.method_.to(self.clip_.device).eval().requires_grad_(False)
-        self.template_, self._trained, self._added = config.template, config.classes, config.added_classes
-        self._summary, self._train_keys = config.training, config.train_keys
+        self.template_ = config.template
+        self.trained_classes_, self.added_classes_ = config.classes, config.added_classes
+        self.training_, self.train_keys_ = config.training, config.train_keys
         self.history_, self.seconds_ = config.training.get("history", []), config.training.get("seconds", 0.0)
         self._forget()
         return self
@@ -353,7 +365,7 @@ class FewShotClassifier:
             )
 
     def _forget(self) -> None:
-        self._encoded: tuple[list[str], Any, Tensor] | None = None
+        self._encoded = None
 
 
 def _paired(data: Any, labels: Sequence[str] | None) -> Any:
@@ -363,27 +375,3 @@ def _paired(data: Any, labels: Sequence[str] | None) -> Any:
     if len(images) != len(labels):
         raise DataError(f"{len(images)} images were given with {len(labels)} labels: expected one label an image.")
     return list(zip(images, [str(label) for label in labels], strict=True))
-
-
-def _as_list(images: Any) -> Iterable[Any]:
-    """Many images from one or many: a batch array or tensor has four dimensions."""
-    if isinstance(images, (str, bytes, os.PathLike)) or hasattr(images, "convert"):
-        return [images]
-    if isinstance(images, (np.ndarray, Tensor)) and images.dtype != object and images.ndim < 4:
-        return [images]
-    return images  # type: ignore[no-any-return]
-
-
-def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
-
-
-def _ahead(pool: ThreadPoolExecutor, work: Any, items: Iterator[Any]) -> Iterator[Tensor]:
-    """Results of `work` in order, one made ahead of the one in use."""
-    waiting = [pool.submit(work, item) for item in islice(items, 2)]
-    while waiting:
-        result = waiting.pop(0).result()
-        waiting += [pool.submit(work, item) for item in islice(items, 1)]
-        yield result

@@ -29,7 +29,9 @@ def write_bytes(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise OutputError(f"Could not write {path}: {error.strerror or error}. Choose a place with room that you may write to.") from error
+        raise OutputError(
+            f"Could not write {path}: {error.strerror or error}. Choose a place with room that you may write to."
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:

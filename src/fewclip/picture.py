@@ -57,7 +57,9 @@ def _cell(canvas: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, sample
     picture.thumbnail((IMAGE, IMAGE), Image.Resampling.BICUBIC)
     if max(picture.size) < IMAGE:
         scale = IMAGE / max(picture.size)
-        picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
+        picture = picture.resize(
+            (round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC
+        )
     canvas.paste(picture, (x, y))
     y += IMAGE + 8
     draw.text((x, y), _short(sample.truth, 22), INK, _font(14))

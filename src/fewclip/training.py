@@ -68,7 +68,9 @@ class TrainSettings:
         if self.warmup_epochs < 0 or self.weight_decay < 0:
             raise SettingsError("warmup_epochs and weight_decay must be 0 or more.")
         if self.batch_size < processes:
-            raise SettingsError(f"batch_size is {self.batch_size}, but {processes} processes need an image each: raise it.")
+            raise SettingsError(
+                f"batch_size is {self.batch_size}, but {processes} processes need an image each: raise it."
+            )
 
 
 def learning_rate(settings: TrainSettings, epoch: int) -> float:
@@ -200,7 +202,7 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
             return None
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     if precision == "fp16" and device.type == "cpu":
-        raise SettingsError("precision is fp16, but the device is a CPU, which trains in fp32 or bf16: use one of these.")
+        raise SettingsError(
+            "precision is fp16, but the device is a CPU, which trains in fp32 or bf16: use one of these."
+        )
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-
-

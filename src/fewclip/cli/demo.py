@@ -46,7 +46,9 @@ def demo(arguments: list[str]) -> int:
     try:
         seeds = [int(seed) for seed in options.seeds.split(",")]
     except ValueError:
-        raise SettingsError(f"--seeds is {options.seeds!r}, but should be numbers separated by commas: 1,2,3.") from None
+        raise SettingsError(
+            f"--seeds is {options.seeds!r}, but should be numbers separated by commas: 1,2,3."
+        ) from None
     started = time.monotonic()
     clip = CLIP.from_pretrained(DEFAULT_BACKBONE)
     train, test = read_data(options.data), read_data(options.data, "test")
@@ -58,7 +60,8 @@ def demo(arguments: list[str]) -> int:
         f"{len(train.halves()[1])} novel ones never shown.",
         file=sys.stderr,
     )
-    rows, fitted = [], {}
+    rows: list[dict[str, Any]] = []
+    fitted: dict[str, FewShotClassifier] = {}
     for method in SETTINGS:
         for seed in seeds if METHODS[method] is not METHODS["zero-shot"] else seeds[:1]:
             row, classifier = run(method, seed, clip, base, test, verbose=not options.json)
@@ -72,7 +75,9 @@ def demo(arguments: list[str]) -> int:
         print(json.dumps(rows))
         return 0
     show(table)
-    print(f"Took {time.monotonic() - started:.0f} s. Pictures: {options.out / 'predictions.png'}; rows: {options.out / 'results.json'}.")
+    print(
+        f"Took {time.monotonic() - started:.0f} s. Pictures: {options.out / 'predictions.png'}; rows: {options.out / 'results.json'}."
+    )
     return 0
 
 
@@ -137,12 +142,19 @@ def show(table: list[dict[str, Any]]) -> None:
 def picture(fitted: dict[str, FewShotClassifier], test: Dataset, base: tuple[str, ...], path: Path) -> None:
     """A sheet of test drawings, base and novel, with what each method says."""
     rows = []
-    for split, heading in (("base", "Base classes: 16 drawings each were shown"), ("novel", "Novel classes: none was shown")):
+    for split, heading in (
+        ("base", "Base classes: 16 drawings each were shown"),
+        ("novel", "Novel classes: none was shown"),
+    ):
         part = choose(test, base, split)
         part = part.take(random.Random(7).sample(range(len(part)), 6))
         guesses = {METHODS[m].title: c.predict(part.images, part.classes) for m, c in fitted.items()}
         samples = [
-            Sample(part.images[i], part.classes[part.labels[i]], [(m.removeprefix("CLIP "), g[i]) for m, g in guesses.items()])
+            Sample(
+                part.images[i],
+                part.classes[part.labels[i]],
+                [(m.removeprefix("CLIP "), g[i]) for m, g in guesses.items()],
+            )
             for i in range(len(part))
         ]
         rows.append((heading, samples))

@@ -39,10 +39,10 @@ def eval(arguments: list[str]) -> int:
     options = tyro.cli(Eval, prog="fewclip eval", description=eval.__doc__, args=arguments)
     classifier = FewShotClassifier.load(options.adapter, backbone=options.backbone, device=options.device)
     dataset = read_data(options.data, options.part)
-    whole = choose(dataset, classifier.classes_[: len(classifier._trained)], options.split)
+    whole = choose(dataset, classifier.trained_classes_, options.split)
     held_out = whole
-    if dataset.name == classifier._summary.get("data"):
-        held_out = without(whole, classifier._train_keys)
+    if dataset.name == classifier.training_.get("data"):
+        held_out = without(whole, classifier.train_keys_)
     result = evaluate(classifier, held_out, options.split)
     if options.json:
         print(json.dumps(result.as_dict(), ensure_ascii=False))

@@ -102,7 +102,7 @@ def _method(arguments: list[str]) -> str:
             return following
         if here.startswith("--method="):
             return here.partition("=")[2]
-    return Fit.__dataclass_fields__["method"].default  # type: ignore[no-any-return]
+    return Fit.method
 
 
 def check_out(out: Path, overwrite: bool) -> None:
@@ -121,7 +121,9 @@ def check_out(out: Path, overwrite: bool) -> None:
             (out / name).unlink(missing_ok=True)
         present -= {CONFIG, WEIGHTS, CARD, CHECKPOINT}
     if CONFIG in present:
-        raise OutputError(f"The output folder {out} holds a finished adapter: give another with -o, or add --overwrite.")
+        raise OutputError(
+            f"The output folder {out} holds a finished adapter: give another with -o, or add --overwrite."
+        )
     others = sorted(present - {CHECKPOINT, WEIGHTS, CARD})
     if others:
         raise OutputError(f"The output folder {out} is not empty, it holds {others[0]}: give a new one with -o.")
@@ -135,7 +137,7 @@ def show(options: Fit, classifier: FewShotClassifier) -> None:
         "classes": classifier.classes_,
         "template": classifier.template_,
         "parameters": classifier.method_.parameter_count() or sum(p.numel() for p in classifier.method_.parameters()),
-        "images": classifier._summary["images"],
+        "images": classifier.training_["images"],
         "loss": classifier.history_[-1]["loss"] if classifier.history_ else None,
         "seconds": round(classifier.seconds_, 2),
     }

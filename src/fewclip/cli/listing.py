@@ -20,10 +20,18 @@ def methods(arguments: list[str]) -> int:
     from fewclip.methods import METHODS
 
     rows = [
-        {"method": m.name, "title": m.title, "paper": m.paper, "trains": m.trained, "new classes": m.new_classes or "none"}
+        {
+            "method": m.name,
+            "title": m.title,
+            "paper": m.paper,
+            "trains": m.trained,
+            "new classes": m.new_classes or "none",
+        }
         for m in METHODS.values()
     ]
-    return _print("methods", methods.__doc__, arguments, rows, "fewclip fit DATA -o OUT --method NAME --help: settings.")
+    return _print(
+        "methods", methods.__doc__, arguments, rows, "fewclip fit DATA -o OUT --method NAME --help: settings."
+    )
 
 
 def backbones(arguments: list[str]) -> int:

@@ -47,7 +47,9 @@ def predict(arguments: list[str]) -> int:
         raise SettingsError(f"--top is {options.top}, but it must be at least 1.")
     paths = list(expand(options.images))
     classifier = FewShotClassifier.load(options.adapter, backbone=options.backbone, device=options.device)
-    names = classifier.classes_ if options.classes is None else [n.strip() for n in options.classes.split(",") if n.strip()]
+    names = (
+        classifier.classes_ if options.classes is None else [n.strip() for n in options.classes.split(",") if n.strip()]
+    )
     failed = 0
     write = _writer(options)
     for path, probabilities, error in rows(classifier, paths, names):
@@ -100,7 +102,11 @@ def _writer(options: Predict) -> Any:
 
         def as_json(path: Path, ranked: list[tuple[str, float]], error: str | None) -> None:
             classes = [{"class": name, "probability": round(p, 6)} for name, p in ranked]
-            print(json.dumps({"image": str(path)} | ({"error": error} if error else {"classes": classes}), ensure_ascii=False))
+            print(
+                json.dumps(
+                    {"image": str(path)} | ({"error": error} if error else {"classes": classes}), ensure_ascii=False
+                )
+            )
 
         return as_json
     if options.csv:
@@ -116,8 +122,8 @@ def _writer(options: Predict) -> Any:
         return as_csv
 
     def as_text(path: Path, ranked: list[tuple[str, float]], error: str | None) -> None:
-        print(f"{path}  " + (f"error: {error}" if error else "  ".join(f"{name} {100 * p:.1f} %" for name, p in ranked)))
+        print(
+            f"{path}  " + (f"error: {error}" if error else "  ".join(f"{name} {100 * p:.1f} %" for name, p in ranked))
+        )
 
     return as_text
-
-

@@ -34,7 +34,7 @@ def read_data(data: Data, split: str = "train") -> Dataset:
                 f"There is no folder {os.fspath(data)!r} and no embedded data set of that name: give a folder that "
                 f"holds one folder of images per class, or one of {', '.join(EMBEDDED)}."
             )
-        return read_folder(data, split)
+        return read_folder(Path(data), split)
     return from_pairs(list(data))
 
 

@@ -28,11 +28,7 @@ def read_embedded(name: str, split: str) -> Dataset:
     """One split (train, val or test) of an embedded data set. Images are kept as the bytes of their files."""
     with zipfile.ZipFile(FOLDER / f"{name}.zip") as archive:
         meta = json.loads(archive.read("meta.json"))
-        rows = [
-            row
-            for row in csv.DictReader(io.StringIO(archive.read("index.csv").decode()))
-            if row["split"] == split
-        ]
+        rows = [row for row in csv.DictReader(io.StringIO(archive.read("index.csv").decode())) if row["split"] == split]
         images = [archive.read(row["path"]) for row in rows]
     classes = tuple(meta["classes"])
     number = {c: i for i, c in enumerate(classes)}

@@ -8,7 +8,9 @@ from pathlib import Path
 from fewclip.data.dataset import Dataset
 from fewclip.errors import DataError
 
-ENDINGS = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm .pgm .jfif .avif".split())
+ENDINGS = frozenset(
+    [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif", ".avif"]
+)
 SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test", "testing")}
 
 
@@ -35,7 +37,9 @@ def read_folder(root: str | Path, split: str = "train") -> Dataset:
     if not by_class:
         loose = sum(1 for p in start.iterdir() if p.suffix.lower() in ENDINGS)
         found = f"{loose} images lie in it directly" if loose else "it holds no folder with images"
-        raise DataError(f"{start} has no classes: {found}. Expected one folder of images per class, such as {start}/cat/1.jpg.")
+        raise DataError(
+            f"{start} has no classes: {found}. Expected one folder of images per class, such as {start}/cat/1.jpg."
+        )
     names = [name.replace("_", " ").strip() for name in by_class]
     images = [p for files in by_class.values() for p in files]
     labels = [label for label, files in enumerate(by_class.values()) for _ in files]

@@ -30,6 +30,7 @@ class Method(nn.Module, ABC):
     new_classes: ClassVar[str]
     """What it says of classes that it was not trained on, in a few words; empty where it can say nothing."""
     Settings: ClassVar[type]
+    """Its dataclass of settings."""
 
     clip: CLIP
     settings: Any
@@ -39,13 +40,11 @@ class Method(nn.Module, ABC):
         object.__setattr__(self, "clip", clip)  # beside the module, not in it
         self.settings = self.Settings() if settings is None else settings
 
-    def prepare(self, prompts: Prompts) -> None:  # noqa: B027 - a method without constants has nothing to prepare
+    def prepare(self, prompts: Prompts) -> None:
         """Compute once, before the first step, what training on these classes needs of the frozen text tower."""
 
     @abstractmethod
-    def loss(
-        self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]
-    ) -> dict[str, Tensor]:
+    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
         """The training loss of a batch of normalised pixels as `loss`, with the named outputs that it was made from.
 
         `prepare` must have been called. `loss` is a mean over the batch plus terms that don't depend on it, so the
@@ -73,5 +72,3 @@ class Method(nn.Module, ABC):
 def unit(x: Float[Tensor, "*n dim"]) -> Float[Tensor, "*n dim"]:
     """L2-normalised features."""
     return x / x.norm(dim=-1, keepdim=True)
-
-

@@ -6,6 +6,7 @@ Equations: shared/SPEC.md. Where paper and published code differ, the code's rea
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,7 +69,13 @@ class Aligner(nn.Module):
 class RepresentationTokens(nn.Module):
     """The learnable tokens of both towers, (n, K, d_v) and (n, K, d_t), one row of K per layer from J on."""
 
-    def __init__(self, settings: MMRLSettings, image: tuple[int, int], text: tuple[int, int], aligner: type) -> None:
+    def __init__(
+        self,
+        settings: MMRLSettings,
+        image: tuple[int, int],
+        text: tuple[int, int],
+        aligner: Callable[[int, int, int], nn.Module],
+    ) -> None:
         """`image`, `text`: number of layers with tokens, and width, of each tower."""
         super().__init__()
         k, kind = settings.rep_tokens, settings.space
@@ -110,8 +117,8 @@ class MMRL(Method):
     paper = "Guo and Gu, CVPR 2025"
     trained = "tokens of a shared space, maps to every upper layer, one projection"
     new_classes = "class features alone, held to CLIP's"
-    Settings: type = MMRLSettings
-    aligner: type = Aligner
+    Settings = MMRLSettings
+    aligner: Callable[[int, int, int], nn.Module] = Aligner
     mix = 1.0
     settings: MMRLSettings
 
@@ -155,9 +162,7 @@ class MMRL(Method):
         self._text_stem = self.clip.text_stem(prompts, self.text_first)
         self._frozen_text = self.text_features(self._text_stem, None)  # w0
 
-    def loss(
-        self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]
-    ) -> dict[str, Tensor]:
+    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
         """α·CE(ℓ_c) + (1-α)·CE(ℓ_r) + λ·R(f_c, f0) + λ·R(w, w0), SPEC §4."""
         s = self.settings
         image_tokens, text_tokens = self.tokens()

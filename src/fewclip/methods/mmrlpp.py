@@ -53,14 +53,16 @@ class MMRLpp(MMRL):
     paper = "Guo and Gu, IJCV 2026"
     trained = "as MMRL, with shared maps and low-rank residuals"
     Settings = MMRLppSettings
-    settings: MMRLppSettings  # type: ignore[assignment]
+    settings: MMRLppSettings
 
     def __init__(self, clip: CLIP, settings: MMRLppSettings | None = None) -> None:
         s = settings or MMRLppSettings()
         if not 0 <= s.beta <= 1:
             raise SettingsError(f"beta is {s.beta}, but it mixes two sets of tokens and lies between 0 and 1.")
         if s.residual_rank < 1 or s.proj_rank < 1:
-            raise SettingsError(f"residual_rank is {s.residual_rank} and proj_rank {s.proj_rank}: both must be at least 1.")
+            raise SettingsError(
+                f"residual_rank is {s.residual_rank} and proj_rank {s.proj_rank}: both must be at least 1."
+            )
         self.aligner = partial(SharedResidualAligner, rank=s.residual_rank)
         self.mix = s.beta
         super().__init__(clip, s)

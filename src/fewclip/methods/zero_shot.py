@@ -28,9 +28,7 @@ class ZeroShot(Method):
     new_classes = "the same as of any class"
     Settings = ZeroShotSettings
 
-    def loss(
-        self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]
-    ) -> dict[str, Tensor]:
+    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
         """Never called: without parameters there is no training."""
         raise RuntimeError("zero-shot CLIP has no parameters and so no training loss")
 
