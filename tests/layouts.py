@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from small import small_clip
 from torch import Tensor, nn
 
 from fewclip.clip.model import CLIP, Config
-from small import small_clip
 
 VOCABULARY = 49408
 
@@ -21,7 +21,14 @@ VOCABULARY = 49408
 SIZES: dict[str, dict[str, Any]] = {
     "b32": {"patch_size": 32, "image_size": 64, "vision_layers": 2, "text_layers": 3, "quick_gelu": True},
     "b16": {"patch_size": 16, "image_size": 48, "vision_width": 128, "vision_heads": 2, "vision_layers": 3},
-    "l14": {"patch_size": 14, "image_size": 42, "text_width": 128, "text_heads": 2, "embed_dim": 24, "quick_gelu": True},
+    "l14": {
+        "patch_size": 14,
+        "image_size": 42,
+        "text_width": 128,
+        "text_heads": 2,
+        "embed_dim": 24,
+        "quick_gelu": True,
+    },
     "h14": {"patch_size": 14, "image_size": 28, "vision_width": 160, "vision_heads": 2, "vision_mlp": 700},
 }
 
@@ -109,7 +116,12 @@ def open_clip_folder(clip: CLIP, folder: Path, *, safetensors: bool = True, text
     }
     if c.quick_gelu:
         model["quick_gelu"] = True
-    preprocess = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "interpolation": "bicubic", "resize_mode": "shortest"}
+    preprocess = {
+        "mean": [0.5, 0.4, 0.3],
+        "std": [0.2, 0.3, 0.4],
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }
     write_json(folder / "open_clip_config.json", {"model_cfg": model, "preprocess_cfg": preprocess})
     return folder
 

@@ -45,12 +45,13 @@ def make_prompts(names: Sequence[str], template: str, tokenizer: Tokenizer | Non
     """The tokenised prompts of class names.
 
     Raises:
-        PromptError: a prompt is longer than the context, or doesn't tokenise.
+        PromptError: a name or its prompt doesn't tokenise, or the prompt is longer than the context.
         DataError: the backbone came without a tokenizer.
     """
     if tokenizer is None:
         raise DataError(
             "This backbone has no tokenizer, so class names can't be read: load it with CLIP.from_pretrained."
         )
+    tokenizer.check_names(names)
     texts = [template.replace("{}", name.replace("_", " ")) for name in names]
     return Prompts.from_tokens(tokenizer(texts, context_length))

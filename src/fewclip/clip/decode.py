@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from fewclip.errors import DataError
@@ -41,7 +41,7 @@ def read_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         return _guard("The image array", lambda: _from_array(source))
     if isinstance(source, Tensor):
         return _guard("The image tensor", lambda: _from_tensor(source))
-    if isinstance(source, (bytes, bytearray, memoryview)):
+    if isinstance(source, bytes):
         what = f"The image given as {len(source)} bytes"
         return _guard(what, lambda: _decode(BytesIO(source), max_pixels))
     if isinstance(source, (str, os.PathLike)):
@@ -76,19 +76,23 @@ def _decode(file: Path | BytesIO, max_pixels: int) -> Image.Image:
                 "make it smaller, or raise max_pixels."
             )
         image.load()
-        return _upright_rgb(image)
+        rgb = _upright_rgb(image)
+        return rgb.copy() if rgb is image else rgb  # so that no file stays open behind it
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
     if image.width * image.height == 0:
         raise DataError("has no pixels.")
     png = image.format == "PNG"
-    image = ImageOps.exif_transpose(image)
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         return _grey(np.asarray(image) / 65535)
     if image.mode in ("I", "F"):
         return _grey(_known_range(np.asarray(image), sixteen=png and image.mode == "I"))
     if image.has_transparency_data:
+        if image.mode == "La":  # Pillow has no direct way
+            image = image.convert("LA")
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")

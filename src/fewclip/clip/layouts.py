@@ -84,7 +84,12 @@ def to_openai(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, value in tensors.items():
         if not value.is_floating_point():
             raise BackboneError(f"{name} is {value.dtype}, a quantised format; {WANTED}, in 16 or 32 bit numbers.")
-    return {name: value.to(torch.float32).contiguous() for name, value in tensors.items()}
+    # Copies, so that the model doesn't hang on a mapped file, and is aligned in memory whatever the layout: else the
+    # same weights from two files would give features that differ in the last bit.
+    return {
+        name: value.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        for name, value in tensors.items()
+    }
 
 
 def _is_no_weight(name: str) -> bool:
@@ -218,7 +223,7 @@ _TEXT_OPTIONS = _BOTH_OPTIONS | {
 
 
 def open_clip(config: dict[str, Any]) -> Facts:
-    """Facts of an `open_clip_config.json`. It says `quick_gelu` where that is meant: OpenAI's weights, and few others."""
+    """Facts of an `open_clip_config.json`. It says `quick_gelu` where it is meant, as in OpenAI's weights."""
     model = config["model_cfg"]
     vision, text = model.get("vision_cfg", {}), model.get("text_cfg", {})
     for part in ("multimodal_cfg", "audio_cfg"):

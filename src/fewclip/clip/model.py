@@ -269,7 +269,9 @@ class TextTower(nn.Module):
             tokens = self.transformer.layer(number).branch(tokens)
         return Stem(layer, tokens)
 
-    def text_features(self, stem: Stem[TextTokens], edit: TextEdit | None = None) -> Float[Tensor, "*copies classes dim"]:
+    def text_features(
+        self, stem: Stem[TextTokens], edit: TextEdit | None = None
+    ) -> Float[Tensor, "*copies classes dim"]:
         """From a stem to the feature of each prompt's EOT token, not normalised."""
         tokens, last = stem.tokens, len(self.transformer)
         for number in range(stem.layer, last + 1):

@@ -33,7 +33,7 @@ _SCALE, _RATIO = (0.5, 1.0), (3 / 4, 4 / 3)  # of CoOp's training crops
 
 @dataclass(frozen=True)
 class Preprocess:
-    """What a backbone wants its images to go through. `squash`: both sides to the size, uncropped (some of open_clip's)."""
+    """What a backbone wants of its images. `squash`: both sides to the size, uncropped (some of open_clip's)."""
 
     image_size: int
     mean: tuple[float, float, float] = MEAN

@@ -43,4 +43,3 @@ class Prompts:
     def __getitem__(self, rows: slice) -> Prompts:
         """Some of the classes; the prefix stays as it is."""
         return Prompts(self.tokens[rows], self.eot[rows], self.prefix)
-

@@ -129,8 +129,6 @@ def _read_torchscript(path: Path) -> dict[str, Tensor]:
     """The state dict of a TorchScript archive: `data.pkl` is its tree of modules, `data/N` are its storages."""
     try:
         with zipfile.ZipFile(path) as archive:
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise pickle.UnpicklingError("compressed entries, which torch never writes")
             (pickled,) = [name for name in archive.namelist() if re.fullmatch(r"[^/]+/data\.pkl", name)]
             root = _TensorUnpickler(archive, pickled.removesuffix(".pkl")).load()
             return _flatten(root)
@@ -154,7 +152,7 @@ class _TensorUnpickler(pickle.Unpickler):
     """Rebuilds tensors over the archive's own bytes. Any other thing that a pickle may name is refused."""
 
     def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
-        super().__init__(BytesIO(archive.read(f"{folder}.pkl")))
+        super().__init__(BytesIO(_stored(archive, f"{folder}.pkl")))
         self.archive, self.folder = archive, folder
         self.storages: dict[str, Tensor] = {}
 
@@ -185,11 +183,18 @@ class _TensorUnpickler(pickle.Unpickler):
         if kind != "storage" or not isinstance(dtype, torch.dtype):
             raise pickle.UnpicklingError(f"unknown entry {kind!r}")
         if key not in self.storages:
-            data = bytearray(self.archive.read(f"{self.folder}/{key}"))
+            data = bytearray(_stored(self.archive, f"{self.folder}/{key}"))
             if len(data) != count * dtype.itemsize:
                 raise pickle.UnpicklingError(f"entry {key} has {len(data)} bytes, not {count * dtype.itemsize}")
             self.storages[key] = torch.frombuffer(data, dtype=dtype) if count else torch.empty(0, dtype=dtype)
         return self.storages[key]
+
+
+def _stored(archive: zipfile.ZipFile, name: str) -> bytes:
+    """An entry's bytes, as long as they are no more than the file holds: torch doesn't compress what is read here."""
+    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+        raise pickle.UnpicklingError(f"the entry {name} is compressed, as torch never writes it")
+    return archive.read(name)
 
 
 def _rebuild(storage: Tensor, offset: int, size: Sequence[int], stride: Sequence[int]) -> Tensor:
