@@ -27,6 +27,9 @@ WORDS = {
 COLOURS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}
 
 
+torch.set_num_threads(1)  # the models are tiny, and the machine may be shared
+
+
 @pytest.fixture(scope="session")
 def backbone_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random CLIP with CLIP's own vocabulary, in OpenAI's names."""

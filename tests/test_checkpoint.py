@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import layouts as lay
@@ -268,6 +269,11 @@ def test_openais_names_are_aliases(alias: str, hub_home: Path, tmp_path: Path) -
     assert same_weights(load(alias), clip)
 
 
+def listing(files: list[str]) -> SimpleNamespace:
+    """What the hub answers about a repository."""
+    return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in files])
+
+
 def test_hub_refusals_say_what_else_to_give(hub_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BackboneError, match=r"not in the local cache.*icon-clip.*path of a local file") as caught:
         load("openai/clip-vit-base-patch16")
@@ -276,13 +282,13 @@ def test_hub_refusals_say_what_else_to_give(hub_home: Path, monkeypatch: pytest.
     import huggingface_hub
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    def answer(error: Exception | None, files: list[str]) -> Callable[[str], list[str]]:
-        def list_repo_files(repo: str) -> list[str]:
+    def answer(error: Exception | None) -> Callable[..., SimpleNamespace]:
+        def model_info(repo: str, timeout: float) -> SimpleNamespace:
             if error is not None:
                 raise error
-            return files
+            return listing(["README.md", "config.json"])
 
-        return list_repo_files
+        return model_info
 
     response = httpx2.Response(404, request=httpx2.Request("GET", "https://huggingface.co"))
     cases: list[tuple[Exception | None, str]] = [
@@ -292,7 +298,7 @@ def test_hub_refusals_say_what_else_to_give(hub_home: Path, monkeypatch: pytest.
         (None, "some/thing on the Hugging Face hub holds none of"),
     ]
     for error, message in cases:
-        monkeypatch.setattr(huggingface_hub, "list_repo_files", answer(error, ["README.md", "config.json"]))
+        monkeypatch.setattr(huggingface_hub, "model_info", answer(error))
         with pytest.raises(BackboneError, match=message + ".*icon-clip"):
             load("some/thing")
 
@@ -309,7 +315,7 @@ def test_only_what_is_read_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_pa
         fetched.append(name)
         return str(folder / name)
 
-    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda repo: there)
+    monkeypatch.setattr(huggingface_hub, "model_info", lambda repo, timeout: listing(there))
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     load("some/repo")
     assert sorted(fetched) == ["open_clip_config.json", "open_clip_model.safetensors", "vocab.json"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 from fewclip.clip.prompts import Prompts
@@ -18,7 +19,7 @@ def key(name: str) -> str:
 
 
 def check_names(names: Sequence[str], *, where: str) -> None:
-    """Refuse names that are empty, unprintable, too long, or the same prompt as another.
+    """Refuse names that are empty, hold control characters, are too long, or the same prompt as another.
 
     Raises:
         PromptError
@@ -31,8 +32,8 @@ def check_names(names: Sequence[str], *, where: str) -> None:
             raise PromptError(
                 f"A class name of {where} has {len(name)} characters ({name[:40]!r}…): {LONGEST} is the most."
             )
-        if not key(name) or not name.isprintable():
-            raise PromptError(f"The class name {name!r} of {where} holds no words: give it a name that can be read.")
+        if not key(name) or any(unicodedata.category(c) == "Cc" for c in name):
+            raise PromptError(f"The class name {name!r} of {where} is empty or holds control characters: give it a name that can be read.")
         if key(name) in seen:
             raise PromptError(
                 f"The class names {seen[key(name)]!r} and {name!r} of {where} make the same prompt, so no image could "

@@ -46,12 +46,12 @@ def fetch(repo: str, mend: str) -> Path:
     Raises:
         BackboneError: no such repository, no access to it, no network and not in the cache, or no weights in it.
     """
-    from huggingface_hub import hf_hub_download, list_repo_files
+    from huggingface_hub import hf_hub_download, model_info
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
-        files = list_repo_files(repo)
-        names = needed(files)
+        # This request first: without a network it fails at once, while downloads are tried again for half a minute.
+        names = needed([file.rfilename for file in model_info(repo, timeout=10).siblings or []])
         if not names:
             raise BackboneError(
                 f"{repo} on the Hugging Face hub holds none of {', '.join(w for _, w in PAIRS)} "
