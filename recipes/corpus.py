@@ -13,8 +13,10 @@ Three groups of sets are kept away from pre-training as a whole, drawings and na
 Drawings are rasterised once by ``resvg-py`` in two processes and kept in a cache folder outside the repository.
 """
 
+# ruff: noqa: SIM905 (lists of words read better as words)
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
@@ -169,10 +171,8 @@ def _rasterise_set(job: tuple[Path, str, list[str]]) -> npt.NDArray[np.uint8]:
     for i, name in enumerate(names):
         icon = data["icons"][name]
         get = [icon.get(k, data.get(k, d)) for k, d in (("left", 0), ("top", 0), ("width", 16), ("height", 16))]
-        try:
+        with contextlib.suppress(ValueError):  # a drawing that resvg cannot read stays empty
             out[i] = rasterise(icon["body"], (get[0], get[1], get[2], get[3]))
-        except ValueError:  # a drawing resvg cannot read stays empty, and is dropped by its empty alpha
-            pass
     return out
 
 

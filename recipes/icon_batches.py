@@ -5,6 +5,7 @@ as common ones (electronic device).  A drawing in one colour gets random ink and
 close an area; a coloured drawing gets random paper.  Everything works on whole batches of precomputed arrays.
 """
 
+# ruff: noqa: SIM905 (lists of words read better as words)
 from __future__ import annotations
 
 import math
@@ -16,14 +17,16 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from corpus import Icon
-from scipy import ndimage
+from scipy import ndimage  # type: ignore[import-untyped]
 from torch import Tensor
 
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])
 TEMPLATES = ["an icon of a {}."] * 6 + ["{}"] * 4 + ["a {}"] * 2 + ["a photo of a {}."] * 2 + ["a drawing of a {}."] * 2
 TEMPLATES += ["an icon of a {}", "a picture of a {}.", "a {} icon", "an image of a {}.", "a {} symbol", "itap of a {}."]
-SIDED = set("left right east west forward back next previous backward up down corner align undo redo rotate play".split())
+SIDED = set(
+    "left right east west forward back next previous backward up down corner align undo redo rotate play".split()
+)
 
 
 def regions(drawings: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -48,9 +51,9 @@ class Batch:
     pixels: Tensor
     texts: list[str]
     positive: Tensor  # image × text: does the text apply?
-    concept: Tensor  # concept of each image
-    kind: Tensor  # kind of each image, -1 without
-    meaning: Tensor  # proxy of each text: concepts first, then kinds
+    concept: Tensor  # proxy of each image's concept, -1 without
+    kind: Tensor  # proxy of each image's kind, -1 without
+    meaning: Tensor  # proxy of each text, -1 without
 
 
 class Batches:
@@ -59,7 +62,8 @@ class Batches:
         wanted: list[Icon],
         drawings: npt.NDArray[np.uint8],
         areas: npt.NDArray[np.uint8],
-        kinds: list[list[str]],
+        kinds: list[str],
+        labels: list[list[str]],
         seed: int,
     ) -> None:
         self.drawings, self.areas = drawings, areas
@@ -68,27 +72,31 @@ class Batches:
         families: dict[str, set[str]] = defaultdict(set)
         for icon in wanted:
             families[icon.caption].add(icon.family)
-        self.concepts = sorted({i.caption for i, k in zip(wanted, kinds, strict=True) if k or len(families[i.caption]) > 1})
-        number = {c: i for i, c in enumerate(self.concepts)}
-        self.kinds = sorted({k for found in kinds for k in found})
+        self.concepts = sorted(
+            {i.caption for i, k in zip(wanted, kinds, strict=True) if k or len(families[i.caption]) > 1}
+        )
+        self.number = number = {c: i for i, c in enumerate(self.concepts)}
+        self.kinds = sorted({kind for kind in kinds if kind})
         kind_number = {k: i for i, k in enumerate(self.kinds)}
         self.of: list[list[int]] = [[] for _ in self.concepts]  # concept → drawings
-        self.kinds_of: list[set[int]] = [set() for _ in self.concepts]
+        self.labels_of: list[set[str]] = [set() for _ in self.concepts]
+        self.kind = np.full(len(self.concepts), -1)
         for i, icon in enumerate(wanted):
             if icon.caption in number:
-                self.of[number[icon.caption]].append(i)
-                self.kinds_of[number[icon.caption]] |= {kind_number[k] for k in kinds[i]}
-        self.first = np.array([min(k, default=-1) for k in self.kinds_of])
-        weight = np.array([len(families[c]) ** 0.5 for c in self.concepts])
+                concept = number[icon.caption]
+                self.of[concept].append(i)
+                self.labels_of[concept] |= set(labels[i])
+                self.kind[concept] = kind_number.get(kinds[i], -1)
+        weight = np.array([len(families[c]) for c in self.concepts], float)
         self.weight = weight / weight.sum()
-        members: dict[int, list[int]] = defaultdict(list)
-        for c, found in enumerate(self.kinds_of):
-            for k in found:
-                members[k].append(c)
-        self.members = {k: np.array(v) for k, v in members.items()}
+        self.members = {k: np.flatnonzero(self.kind == k) for k in range(len(self.kinds))}
         size = np.array([sum(len(self.of[c]) for c in self.members[k]) for k in range(len(self.kinds))]) ** 0.4
         self.kind_weight = size / size.sum()
         self.member_weight = {k: (w := self.weight[v]) / w.sum() for k, v in self.members.items()}
+        frequent = [i for i, c in enumerate(self.concepts) if len(families[c]) >= 3]
+        self.proxies = len(frequent) + len(self.kinds)
+        self.proxy = np.full(len(self.concepts), -1)  # concept → its proxy, if it is drawn often enough to have one
+        self.proxy[frequent] = len(self.kinds) + np.arange(len(frequent))
         self.sided = np.array([bool(SIDED & set(c.split())) for c in self.concepts])
 
     def sample(self, size: int, pixels: int, strength: float) -> Batch:
@@ -97,30 +105,24 @@ class Batches:
         picked = random.choice(len(self.kinds), size - size // 2, p=self.kind_weight)
         concept = np.concatenate([plain, [random.choice(self.members[k], p=self.member_weight[k]) for k in picked]])
         drawing = np.array([self.of[c][random.integers(len(self.of[c]))] for c in concept])
-        texts: dict[tuple[bool, int], int] = {}
-        for row, c in enumerate(concept):
-            own = picked[row - size // 2] if row >= size // 2 else -1
-            say_kind = self.kinds_of[c] and random.random() < (0.5 if own >= 0 else 0.2)
-            if say_kind:
-                key = (True, int(own if own >= 0 else random.choice(sorted(self.kinds_of[c]))))
-            else:
-                key = (False, int(c))
-            texts.setdefault(key, len(texts))
+        texts: dict[str, int] = {}
+        for c in concept:
+            labels = sorted(self.labels_of[c])
+            said = str(random.choice(labels)) if labels and random.random() < 0.25 else self.concepts[c]
+            texts.setdefault(said, len(texts))
         positive = torch.zeros(size, len(texts), dtype=torch.bool)
         for row, c in enumerate(concept):
-            for key in [(False, int(c)), *((True, k) for k in self.kinds_of[c])]:
-                if key in texts:
-                    positive[row, texts[key]] = True
-        words = [self.kinds[i] if is_kind else self.concepts[i] for is_kind, i in texts]
-        templates = random.integers(len(TEMPLATES), size=len(words))
+            for word in {self.concepts[c], *self.labels_of[c]} & texts.keys():
+                positive[row, texts[word]] = True
+        templates = random.integers(len(TEMPLATES), size=len(texts))
         flip = ~self.sided[concept] & (random.random(size) < 0.5)
         return Batch(
             self.render(drawing, flip, pixels, strength),
-            [TEMPLATES[t].format(w) for t, w in zip(templates, words, strict=True)],
+            [TEMPLATES[t].format(w) for t, w in zip(templates, texts, strict=True)],
             positive,
-            torch.from_numpy(concept),
-            torch.from_numpy(self.first[concept]),
-            torch.tensor([i + is_kind * len(self.concepts) for is_kind, i in texts]),
+            torch.from_numpy(self.proxy[concept]),
+            torch.from_numpy(self.kind[concept]),
+            torch.tensor([int(self.proxy[self.number[t]]) if t in self.number else -1 for t in texts]),
         )
 
     def render(self, drawing: npt.NDArray[np.int64], flip: npt.NDArray[np.bool_], size: int, strength: float) -> Tensor:
@@ -131,13 +133,19 @@ class Batches:
         area = np.empty((n, *self.areas.shape[1:]), np.uint8)
         rgba[order], area[order] = self.drawings[drawing[order]], self.areas[drawing[order]]
         one, many = (random.random(n) < 0.4 * (0.5 + strength / 2)), random.random(n)
-        paper = np.where((random.random(n) < 0.65)[:, None], 1.0, random.uniform(0.4, 1, (n, 3)))
-        ink = np.where((random.random(n) < 0.4)[:, None], random.uniform(0, 0.2, (n, 1)), random.uniform(0, 0.85, (n, 3)))
-        dark = (random.random(n) < 0.1)[:, None]
-        ink, paper = np.where(dark, random.uniform(0.75, 1, (n, 3)), ink), np.where(dark, random.uniform(0, 0.35, (n, 3)), paper)
+        plain = 1 - 0.45 * strength
+        paper = np.where((random.random(n) < plain)[:, None], 1.0, random.uniform(0.4, 1, (n, 3)))
+        ink = np.where(
+            (random.random(n) < plain)[:, None], random.uniform(0, 0.2, (n, 1)), random.uniform(0, 0.85, (n, 3))
+        )
+        dark = (random.random(n) < 0.1 * strength)[:, None]
+        ink, paper = (
+            np.where(dark, random.uniform(0.75, 1, (n, 3)), ink),
+            np.where(dark, random.uniform(0, 0.35, (n, 3)), paper),
+        )
         fill = random.uniform(0.1, 1, (n, 4, 3))
         fill[:, 3] = np.where(one[:, None], fill[:, 1], fill[:, 3])
-        keep = (many < 0.4)[:, None] | (random.random((n, 4)) < 0.25)
+        keep = (many < 0.9 - 0.55 * strength)[:, None] | (random.random((n, 4)) < 0.25)
         fill = np.where(keep[..., None], paper[:, None], fill)
         fill[:, 0] = paper
         ground = torch.from_numpy(fill.astype(np.float32))
@@ -153,7 +161,9 @@ class Batches:
         shift = random.uniform(-1, 1, (n, 2)) * (0.05 + 0.15 * strength)
         cos, sin = np.cos(turn) * scale, np.sin(turn) * scale
         mirror = np.where(flip, -1.0, 1.0)
-        matrix = np.stack([cos * aspect * mirror, -sin / aspect, shift[:, 0], sin * aspect * mirror, cos / aspect, shift[:, 1]], 1)
+        matrix = np.stack(
+            [cos * aspect * mirror, -sin / aspect, shift[:, 0], sin * aspect * mirror, cos / aspect, shift[:, 1]], 1
+        )
         theta = torch.from_numpy(matrix.astype(np.float32)).view(n, 2, 3)
         grid = F.affine_grid(theta, [n, 3, 2 * size, 2 * size], align_corners=False)
         colour = torch.from_numpy(paper.astype(np.float32))[:, :, None, None]

@@ -1,13 +1,15 @@
 """Kinds of thing: classes made from Unicode's emoji subcategories, and the words that belong to them.
 
-Two uses.  The embedded data sets ``icons`` and ``kinds-mono`` have kinds as classes.  Pre-training gives an icon
-whose *name* is a word of a kind (``dog``) that kind as a further caption (``mammal``): lexical knowledge only, from
-the names in the npm package ``emoji-datasource``, Unicode's own.  No drawing of an emoji set is used for it.
+Two uses.  The embedded data sets ``icons`` and ``kinds-mono`` have kinds as classes.  In pre-training an icon whose
+*name* is a word of a kind (``fox``) is drawn to a proxy of that kind (``mammal``), on the image side only: the text tower
+is not told the kind's name.  This is lexical knowledge, from the names in the npm package ``emoji-datasource``, Unicode's
+own, and a list of everyday words.  No drawing of an emoji set is used for it.
 
 Subcategories are merged where Unicode splits finer than a drawing shows, and dropped where they are a rest ("place-
 other", "other-object"), have fewer than 16 emoji, or show people whose difference is who they are (family, person).
 """
 
+# ruff: noqa: SIM905 (lists of words read better as words)
 from __future__ import annotations
 
 import json
@@ -62,7 +64,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 KIND_OF = {sub: kind for kind, subs in KINDS.items() for sub in subs}
 
-# Kinds that are captions in pre-training and no class (too few emoji), under Unicode's subcategory.
+# Kinds that are proxies in pre-training and no class (too few emoji), under Unicode's subcategory.
 FURTHER = {
     "animal-reptile": "reptile",
     "animal-amphibian": "reptile",
@@ -209,22 +211,22 @@ class Emoji:
 
     def find(self, name: str) -> tuple[str, str] | None:
         """(thing, kind) of a drawing's name in an emoji set; none for skin tones and for what belongs to no kind."""
-        if "skin-tone" in name or squeeze(name) not in self.code:
+        if "skin-tone" in name or "middle-finger" in name or squeeze(name) not in self.code:
             return None
         shown = thing(self.code[squeeze(name)])
         return (shown, self.kind[shown]) if shown in self.kind else None
 
-    def captions(self, caption: str, categories: tuple[str, ...]) -> list[str]:
-        """Further captions of a pre-training icon: the kind its name is a word of, and what its set files it under."""
-        head, *_, last = [*(words := caption.split()), words[-1]]
+    def kind_of_words(self, caption: str) -> str:
+        """The kind that an interface icon's name is a word of; "" if of none."""
+        words = caption.split()
         kind = self.word.get(caption)
-        if kind is None and self.word.get(last) not in EXACT:
-            kind = self.word.get(last)
-        if kind is None and head in {"arrow", "heart", "flag", "face", "hand", "food", "animal"}:
-            kind = self.word.get(" ".join(words[1:])) or self.word.get(head)
-        found = [kind] if kind else []
-        for label in categories:
-            word = LABEL.get(label)
-            if word and word not in found and not (kind and word in {"plant", "household object", "arrow", "weather"}):
-                found.append(word)
-        return found[:3]
+        if kind is None and self.word.get(words[-1]) not in EXACT:
+            kind = self.word.get(words[-1])
+        if kind is None and words[0] in {"arrow", "heart", "flag", "face", "hand", "food", "animal"}:
+            kind = self.word.get(" ".join(words[1:])) or self.word.get(words[0])
+        return kind or ""
+
+
+def labels(categories: tuple[str, ...]) -> list[str]:
+    """What its set files an icon under, in plain words."""
+    return sorted({LABEL[c] for c in categories if c in LABEL})
