@@ -17,13 +17,15 @@ def key(name: str) -> str:
     return " ".join(name.replace("_", " ").lower().split())
 
 
-def check_names(names: Sequence[str], *, where: str) -> None:
-    """Refuse names that are empty, unprintable, too long, or the same prompt as another.
+def check_names(names: Sequence[str], *, where: str, known: Sequence[str] = (), repeats: bool = False) -> None:
+    """Refuse names that are empty, unprintable, too long, or the same prompt as another or as one of `known`.
+
+    With `repeats` names may be equal, as two pairs of ImageNet's are.
 
     Raises:
         PromptError
     """
-    seen: dict[str, str] = {}
+    seen = {key(name): name for name in known}
     for name in names:
         if not isinstance(name, str):
             raise PromptError(f"A class name of {where} is {name!r}: expected text.")
@@ -33,7 +35,7 @@ def check_names(names: Sequence[str], *, where: str) -> None:
             )
         if not key(name) or not name.isprintable():
             raise PromptError(f"The class name {name!r} of {where} holds no words: give it a name that can be read.")
-        if key(name) in seen:
+        if key(name) in seen and not repeats:
             raise PromptError(
                 f"The class names {seen[key(name)]!r} and {name!r} of {where} make the same prompt, so no image could "
                 "tell them apart: merge the two classes or rename one."
