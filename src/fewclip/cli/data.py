@@ -20,9 +20,9 @@ class List:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    root: tyro.conf.Positional[Path]
+    root: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ROOT")]
     """Folder that holds the data sets' folders, such as caltech-101 and dtd."""
-    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    names: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[NAMES]")] = ()
     """Data sets to check (see `fewclip data list`); by default all 15."""
     images: bool = False
     """Open every image, too."""
@@ -32,7 +32,7 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class Show:
-    name: tyro.conf.Positional[str]
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
     """A data set: published, embedded, a folder or a CSV file."""
     root: Path | None = None
     """Folder that holds the published data sets; by default $FEWCLIP_DATA."""
@@ -51,16 +51,17 @@ def data(arguments: list[str]) -> int:
     return status
 
 
-def list_sets(options: Annotated[List, tyro.conf.arg(name="")] = List()) -> int:  # noqa: B008 - frozen
+def list_sets(options: Annotated[List, tyro.conf.arg(name="")] = List()) -> int:
     """The embedded and the published data sets, with their sizes."""
     rows = [*_embedded(), *_published()]
     if options.json:
         print(json.dumps(rows, ensure_ascii=False))
         return 0
-    _table([{key: f"{v:,}" if isinstance(v, int) else v or "" for key, v in row.items()} for row in rows])
+    shown = [{key: value for key, value in row.items() if key != "what"} for row in rows]
+    _table([{key: f"{v:,}" if isinstance(v, int) else v or "" for key, v in row.items()} for row in shown])
     print(
-        "Published ones lie in ROOT/FOLDER, in CoOp's layout (docs/data.md). fewclip data check ROOT: what is there; "
-        "fewclip data show NAME --root ROOT: one of them."
+        "Those with a folder are published ones; they lie in ROOT/FOLDER, in CoOp's layout (docs/data.md).\n"
+        "fewclip data check ROOT: what is there; fewclip data show NAME --root ROOT: one of them."
     )
     return 0
 
@@ -143,12 +144,13 @@ def _lines(report: Any) -> list[str]:
 
 
 def _table(rows: list[dict[str, str]]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table()
+    table = Table(box=SIMPLE_HEAD)
     for name in rows[0]:
-        table.add_column(name, justify="left" if name in ("name", "class", "folder", "what") else "right")
+        table.add_column(name, justify="left" if name in ("name", "class", "folder") else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row.values())
     Console().print(table)

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fewclip.data.benchmark import Benchmark
 from fewclip.data.benchmark_readers import ROOT_VARIABLE, find_folder, read_benchmark
-from fewclip.data.benchmarks import BENCHMARKS, TABLE, Benchmark, find_benchmark, named
+from fewclip.data.benchmarks import BENCHMARKS, TABLE, find_benchmark, named
 from fewclip.data.csv_table import read_csv
 from fewclip.data.dataset import Dataset
 from fewclip.data.embedded import EMBEDDED, read_embedded

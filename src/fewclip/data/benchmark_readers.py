@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fewclip.data.benchmarks import SPLIT_FILES, Benchmark
+from fewclip.data.benchmark import SPLIT_FILES, Benchmark
 from fewclip.data.dataset import Dataset
 from fewclip.data.folder import ENDINGS
 from fewclip.data.imagenet import class_folders

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fewclip.data.benchmark import COLLECTION, SPLIT_FILES, Benchmark
 from fewclip.data.benchmark_readers import Listing, find_folder, list_split
-from fewclip.data.benchmarks import COLLECTION, SPLIT_FILES, Benchmark
 from fewclip.data.paths import absent, some
 from fewclip.errors import DataError
 
@@ -41,8 +41,10 @@ class Report:
 def check(benchmark: Benchmark, root: Path, *, images: bool = False) -> Report:
     """Look at one data set: files, counts against the published sizes, and with `images` whether every image opens."""
     folder = find_folder(benchmark, root)
-    source = benchmark.source + (f"; {benchmark.split_file} from {SPLIT_FILES}" if _apart(benchmark) else "")
-    if benchmark.key != "imagenet":
+    source = benchmark.source + (
+        f"; {benchmark.split_file} from {SPLIT_FILES}" if benchmark.reader == "split file" else ""
+    )
+    if benchmark.key != "imagenet" and COLLECTION not in source:
         source += f"; or all from {COLLECTION}"
     report = Report(benchmark.key, benchmark.title, str(folder), benchmark.published, benchmark.classes, source)
     if not folder.is_dir():
@@ -61,11 +63,6 @@ def check(benchmark: Benchmark, root: Path, *, images: bool = False) -> Report:
             continue
         _count(report, listing, split, size, place, images)
     return report
-
-
-def _apart(benchmark: Benchmark) -> bool:
-    """Whether the split file comes from elsewhere than the images."""
-    return benchmark.reader == "split file"
 
 
 def _count(report: Report, listing: Listing, split: str, size: int, place: Path, images: bool) -> None:
