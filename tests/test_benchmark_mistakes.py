@@ -55,6 +55,8 @@ def test_missing_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="no split 'validation': choose train, val or test"):
         read_data(tmp_path, "validation")
     benchmark = write_split(tmp_path)
+    with pytest.raises(DataError, match="The test split of DTD in .* has no images"):
+        read_benchmark(benchmark, tmp_path, "test")
     (tmp_path / benchmark.split_file).write_text("{")
     with pytest.raises(DataError, match="can't be read as JSON"):
         read_benchmark(benchmark, tmp_path)

@@ -148,7 +148,7 @@ def _table(rows: list[dict[str, str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD)
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in rows[0]:
         table.add_column(name, justify="left" if name in ("name", "class", "folder") else "right", no_wrap=True)
     for row in rows:

@@ -47,7 +47,7 @@ def read_data(data: Data, split: str = "train", *, root: str | os.PathLike[str] 
         return read_embedded(data, split)
     path = Path(data)
     benchmark = named(data) if isinstance(data, str) and os.sep not in data else None
-    if benchmark and (root is not None or ROOT_VARIABLE in os.environ or not path.exists()):
+    if benchmark and (root is not None or os.environ.get(ROOT_VARIABLE) or not path.exists()):
         return read_benchmark(benchmark, find_folder(benchmark, root), split)
     if root is not None:
         raise DataError(f"A root was given, but {os.fspath(data)!r} is none of {', '.join(BENCHMARKS)}.")

@@ -40,6 +40,10 @@ def read_benchmark(benchmark: Benchmark, folder: Path, split: str = "train") -> 
     """
     listing = list_split(benchmark, folder, split)
     images = folder / benchmark.images
+    if not listing.paths:
+        raise DataError(
+            f"The {split} split of {benchmark.title} in {folder} has no images: get it from {benchmark.source}."
+        )
     if benchmark.reader != "class folders":
         refuse_absent(images, listing.paths, f"The {split} split of {benchmark.title}")
     return Dataset(
@@ -147,7 +151,7 @@ def _lines(benchmark: Benchmark, file: Path) -> list[str]:
         return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{file} can't be read, so the classes of {benchmark.title} are not known: get it from {benchmark.source}."
+            f"{file} can't be read, but it says which image of {benchmark.title} is what: get it from {benchmark.source}."
         ) from error
 
 
