@@ -143,10 +143,10 @@ def test_hub_table() -> None:
 
 def test_hub_splits_and_streams() -> None:
     parts = {"train": toys([0], ClassLabel("a")), "validation": toys([0, 0], ClassLabel("a"), "validation")}
-    assert len(read_data(parts, "val")) == 2  # type: ignore[arg-type]
+    assert len(read_data(parts, "val")) == 2
     with pytest.raises(DataError, match="has the splits train, validation, but none called 'test'"):
-        read_data(parts, "test")  # type: ignore[arg-type]
-    data = read_data(Stream(toys([1, 0], ClassLabel("a", "b"))), "test")  # type: ignore[arg-type]
+        read_data(parts, "test")
+    data = read_data(Stream(toys([1, 0], ClassLabel("a", "b"))), "test")
     assert (list(data.labels), data.keys) == ([1, 0], ["test/0", "test/1"])
 
 

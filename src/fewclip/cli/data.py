@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,7 +45,7 @@ def data(arguments: list[str]) -> int:
     """The data sets: list those that fewclip knows, check what is on disk, show one."""
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments = ["list", *arguments]
-    commands = {"list": list_sets, "check": check_sets, "show": show_set}
+    commands: dict[str, Callable[..., int]] = {"list": list_sets, "check": check_sets, "show": show_set}
     status: int = tyro.extras.subcommand_cli_from_dict(
         commands, prog="fewclip data", description=data.__doc__, args=arguments
     )

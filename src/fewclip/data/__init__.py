@@ -6,9 +6,9 @@ Knows neither methods nor protocols.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fewclip.data.benchmark import Benchmark
 from fewclip.data.benchmark_readers import ROOT_VARIABLE, find_folder, read_benchmark
@@ -17,10 +17,10 @@ from fewclip.data.csv_table import read_csv
 from fewclip.data.dataset import Dataset
 from fewclip.data.embedded import EMBEDDED, read_embedded
 from fewclip.data.folder import SPLITS, read_folder
-from fewclip.data.hub_table import is_hub_table, read_hub_table
+from fewclip.data.hub_table import HubTable, is_hub_table, read_hub_table
 from fewclip.errors import DataError
 
-Data = str | os.PathLike[str] | Dataset | Iterable[tuple[Any, str]]
+Data = str | os.PathLike[str] | Dataset | HubTable | Mapping[str, HubTable] | Iterable[tuple[Any, str]]
 """An embedded or published name, a folder, a CSV file, a `Dataset`, a Hugging Face data set, or pairs of an image and
 its class name."""
 
@@ -42,7 +42,7 @@ def read_data(data: Data, split: str = "train", *, root: str | os.PathLike[str] 
     if is_hub_table(data):
         return read_hub_table(data, split)
     if not isinstance(data, (str, os.PathLike)):
-        return from_pairs(list(data))
+        return from_pairs(list(cast("Iterable[Any]", data)))
     if isinstance(data, str) and data in EMBEDDED:
         return read_embedded(data, split)
     path = Path(data)

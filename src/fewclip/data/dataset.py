@@ -40,10 +40,10 @@ class Dataset:
 
     def take(self, indices: Sequence[int]) -> Dataset:
         """These images, in this order; the classes stay."""
-        lazy = isinstance(self.images, LazyImages)
+        images = self.images
         return replace(
             self,
-            images=self.images.take(indices) if lazy else [self.images[i] for i in indices],
+            images=images.take(indices) if isinstance(images, LazyImages) else [images[i] for i in indices],
             labels=[self.labels[i] for i in indices],
             keys=[self.keys[i] for i in indices] if self.keys else (),
             whole=None,

@@ -41,11 +41,11 @@ def read_folder(root: str | Path, split: str = "train") -> Dataset:
             f"{start} has no classes: {found}. Expected one folder of images per class, such as {start}/cat/1.jpg."
         )
     names = [name.replace("_", " ").strip() for name in by_class]
-    folders = dict(zip(names, by_class, strict=True))
-    for name, folder in zip(names, by_class, strict=True):
-        if folders[name] != folder:
+    last = dict(zip(names, by_class, strict=True))
+    for name, one in zip(names, by_class, strict=True):
+        if last[name] != one:
             raise DataError(
-                f"The folders {folder!r} and {folders[name]!r} of {start} both name the class {name!r}: merge them, or "
+                f"The folders {one!r} and {last[name]!r} of {start} both name the class {name!r}: merge them, or "
                 "rename one."
             )
     images = [p for files in by_class.values() for p in files]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from fewclip.data.dataset import Dataset
 from fewclip.data.folder import SPLITS
@@ -12,6 +12,13 @@ from fewclip.errors import DataError
 
 LABELS = ("label", "labels", "class", "fine_label")
 """Columns taken for the label if several could be, in this order."""
+
+
+class HubTable(Protocol):
+    """What a `datasets.Dataset` and an `IterableDataset` have in common: features, by column."""
+
+    @property
+    def features(self) -> Mapping[str, Any]: ...
 
 
 def is_hub_table(data: Any) -> bool:
