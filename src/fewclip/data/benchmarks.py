@@ -174,7 +174,6 @@ TABLE = (
 )
 
 BENCHMARKS = {benchmark.key: benchmark for benchmark in TABLE}
-"""All 15, by key, in the order of the papers."""
 
 
 def _plain(name: str) -> str:
