@@ -17,7 +17,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,12 @@ from torch import Tensor
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 
+from naive import NaiveMMRL  # noqa: E402
+
 from fewclip.clip.model import CLIP, Config  # noqa: E402
 from fewclip.clip.prompts import Prompts  # noqa: E402
 from fewclip.methods import METHODS, make_settings  # noqa: E402
 from fewclip.methods.mmrl import MMRL  # noqa: E402
-from naive import NaiveMMRL  # noqa: E402
 
 VIT_B16 = Config(
     embed_dim=512,
@@ -56,7 +57,7 @@ class Work:
     """One step to time, and what it computes."""
 
     loss: Callable[[], Tensor]
-    parameters: list[Tensor]
+    parameters: Sequence[Tensor]
 
     def __post_init__(self) -> None:
         self.optimizer = torch.optim.AdamW(self.parameters, lr=0.0)  # lr 0: both keep computing the same
@@ -137,7 +138,9 @@ def main() -> None:
     torch.manual_seed(0)
     clip = CLIP(VIT_B16).requires_grad_(False).eval().to(options.device)
     rows = []
-    print(f"{'method':<8}{'classes':>8}{'batch':>6}{'naive ms':>10}{'ours ms':>9}{'ratio':>7}{'loss error':>12}{'grad error':>12}")
+    print(
+        f"{'method':<8}{'classes':>8}{'batch':>6}{'naive ms':>10}{'ours ms':>9}{'ratio':>7}{'loss error':>12}{'grad error':>12}"
+    )
     for name in options.methods.split(","):
         for classes in map(int, options.classes.split(",")):
             for batch in map(int, options.batch.split(",")):

@@ -22,7 +22,14 @@ Only sets under one of these licences were used: {", ".join(sorted(LICENCES))}.
 - src/fewclip/data/embedded/concepts.zip: rasterised icons of the sets under D.
 
 The names and subcategories of emoji come from the npm package {EMOJI} (MIT, Cal Henderson and contributors),
-after Unicode's emoji data. The texts of the licences (CC0-1.0 asks for none) stand at the end.
+after Unicode's emoji data.
+
+src/fewclip/clip/bpe_merges.txt.gz holds the 48,894 byte-pair merges of CLIP's vocabulary, in order, taken from
+bpe_simple_vocab_16e6.txt.gz of OpenAI's CLIP (https://github.com/openai/CLIP), which open_clip_torch redistributes.
+CLIP is published under the MIT licence, Copyright (c) 2021 OpenAI. The file is data only; the vocabulary is built from
+it by fewclip's own code (src/fewclip/clip/tokenizer.py).
+
+The texts of the licences (CC0-1.0 asks for none) stand at the end.
 """
 
 

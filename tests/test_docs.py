@@ -8,8 +8,8 @@ import types
 from pathlib import Path
 
 import pytest
-
 from conftest import picture
+
 from fewclip import FewShotClassifier
 from fewclip.clip.model import CLIP
 from fewclip.methods import METHODS
@@ -26,7 +26,11 @@ def test_a_new_method_in_one_file(backbone: CLIP, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "text_shift", module)
     exec(blocks("CONTRIBUTING.md")[0], module.__dict__)
     monkeypatch.setitem(METHODS, "text-shift", module.TextShift)
-    pairs = [(picture(colour, i), name) for name, colour in (("red", (200, 40, 40)), ("blue", (40, 40, 200))) for i in range(4)]
+    pairs = [
+        (picture(colour, i), name)
+        for name, colour in (("red", (200, 40, 40)), ("blue", (40, 40, 200)))
+        for i in range(4)
+    ]
     classifier = FewShotClassifier("text-shift", backbone, shots=None, epochs=5, lr=0.1, start=0.02).fit(pairs)
     assert classifier.history_[-1]["loss"] < classifier.history_[0]["loss"]
     classifier.save(tmp_path / "a")

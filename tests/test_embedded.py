@@ -52,7 +52,9 @@ def test_no_object_on_both_sides() -> None:
     for name in EMBEDDED:
         with zipfile.ZipFile(FOLDER / f"{name}.zip") as archive:
             rows = list(csv.DictReader(io.StringIO(archive.read("index.csv").decode())))
-        objects = {split: {row["object"] for row in rows if row["split"] == split} for split in ("train", "val", "test")}
+        objects = {
+            split: {row["object"] for row in rows if row["split"] == split} for split in ("train", "val", "test")
+        }
         assert not objects["train"] & objects["test"]
         assert not objects["train"] & objects["val"]
         assert not objects["val"] & objects["test"]

@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import BOT, EOT, random_tokens, small_clip
 from torch import Tensor
 
 from fewclip.clip.edits import Insertion
 from fewclip.clip.model import Stem, TextTokens
 from fewclip.clip.prompts import Prompts
-from small import BOT, EOT, random_tokens, small_clip
 
 
 def plain_text(ids: Tensor, seed: int = 0) -> Tensor:
@@ -93,8 +93,9 @@ def test_insertion() -> None:
 
 def test_trainable_from_nothing() -> None:
     """A bare CLIP trains: every parameter but the logit scale gets a gradient from its features."""
-    from fewclip.clip.model import CLIP
     from small import small_config
+
+    from fewclip.clip.model import CLIP
 
     clip = CLIP(small_config())
     (clip.encode_image(torch.randn(2, 3, 16, 16)).sum() + clip.encode_text(random_tokens(3, 1, 0)).sum()).backward()

@@ -18,13 +18,15 @@ def key(name: str) -> str:
     return " ".join(name.replace("_", " ").lower().split())
 
 
-def check_names(names: Sequence[str], *, where: str) -> None:
-    """Refuse names that are empty, hold control characters, are too long, or the same prompt as another.
+def check_names(names: Sequence[str], *, where: str, known: Sequence[str] = (), repeats: bool = False) -> None:
+    """Refuse names that are empty, hold control characters, are too long, or the same prompt as another or one of `known`.
+
+    With `repeats` names may be equal, as two pairs of ImageNet's are.
 
     Raises:
         PromptError
     """
-    seen: dict[str, str] = {}
+    seen = {key(name): name for name in known}
     for name in names:
         if not isinstance(name, str):
             raise PromptError(f"A class name of {where} is {name!r}: expected text.")
@@ -33,8 +35,10 @@ def check_names(names: Sequence[str], *, where: str) -> None:
                 f"A class name of {where} has {len(name)} characters ({name[:40]!r}…): {LONGEST} is the most."
             )
         if not key(name) or any(unicodedata.category(c) == "Cc" for c in name):
-            raise PromptError(f"The class name {name!r} of {where} is empty or holds control characters: give it a name that can be read.")
-        if key(name) in seen:
+            raise PromptError(
+                f"The class name {name!r} of {where} is empty or holds control characters: give it a name that can be read."
+            )
+        if key(name) in seen and not repeats:
             raise PromptError(
                 f"The class names {seen[key(name)]!r} and {name!r} of {where} make the same prompt, so no image could "
                 "tell them apart: merge the two classes or rename one."

@@ -19,6 +19,7 @@ from fewclip.clip.checkpoint import fingerprint
 from fewclip.clip.model import CLIP
 from fewclip.data import Data, Dataset, read_data
 from fewclip.data.loader import TrainingBatches
+from fewclip.data.matching import match
 from fewclip.data.stream import pixel_batches
 from fewclip.errors import AdapterError, DataError, FewclipError, SettingsError
 from fewclip.methods import find, make_settings
@@ -124,7 +125,7 @@ class FewShotClassifier:
                 f"{dataset.name} has the single class {dataset.classes[0]!r}: a classifier needs at least two, each in "
                 "a folder of its own."
             )
-        check_names(dataset.classes, where=dataset.name)
+        check_names(dataset.classes, where=dataset.name, repeats=dataset.published)
         if self.shots is not None and self.shots < 1:
             raise SettingsError(f"shots is {self.shots}, but it must be at least 1, or None for all images.")
         if self.shots is not None:
@@ -205,7 +206,7 @@ class FewShotClassifier:
         self._check_fitted()
         names = [names] if isinstance(names, str) else list(names)
         self._check_new(names)
-        check_names([*self.classes_, *names], where="the classes")
+        check_names(names, where="the classes", known=self.classes_)
         self._prompts(names)
         self.added_classes_ += names
         self._forget()
@@ -234,11 +235,11 @@ class FewShotClassifier:
         return names[self.scores(images, classes).argmax(dim=-1).numpy()]
 
     @torch.no_grad()
-    def scores(self, images: Any, classes: Sequence[str] | None = None) -> Tensor:
-        """Logits (images, classes) in float32, on the CPU."""
+    def scores(self, images: Any, classes: Sequence[str] | None = None, *, repeats: bool = False) -> Tensor:
+        """Logits (images, classes) in float32, on the CPU. With `repeats` candidates may have equal names."""
         self._check_fitted()
         names = self.classes_ if classes is None else list(classes)
-        encoded, seen = self._encode(names)
+        encoded, seen = self._encode(names, repeats)
         assert self.clip_.preprocess is not None
         rows = []
         for pixels in pixel_batches(images, self.clip_.preprocess, PREDICT_BATCH):
@@ -248,21 +249,21 @@ class FewShotClassifier:
     def score(self, data: Data | Sequence[Any], labels: Sequence[str] | None = None) -> float:
         """Accuracy, as a share, on a folder, pairs, or images and `labels`; the candidates are `classes_`."""
         dataset = read_data(_paired(data, labels), "test")
-        known = {key(name): i for i, name in enumerate(self.classes_)}
-        for name in dataset.classes:
-            if key(name) not in known:
+        places = match([key(name) for name in dataset.classes], [key(name) for name in self.classes_])
+        for name, place in zip(dataset.classes, places, strict=True):
+            if place is None:
                 raise DataError(
                     f"{dataset.name} has the class {name!r}, which this classifier doesn't know: add_classes([{name!r}])."
                 )
-        truth = torch.tensor([known[key(dataset.classes[label])] for label in dataset.labels])
+        truth = torch.tensor([places[label] for label in dataset.labels])
         return float((self.scores(dataset.images).argmax(-1) == truth).float().mean())
 
-    def _encode(self, names: list[str]) -> tuple[Any, Tensor]:
+    def _encode(self, names: list[str], repeats: bool = False) -> tuple[Any, Tensor]:
         """The method's view of candidate classes, kept until the classes change, and which of them were trained."""
         if not names:
             raise DataError("classes is empty: give at least one class name.")
         if self._encoded is None or self._encoded[0] != names:
-            check_names(names, where="classes")
+            check_names(names, where="classes", repeats=repeats or names == self.classes_)
             trained = {key(name) for name in self.trained_classes_}
             seen = torch.tensor([key(name) in trained for name in names])
             self._check_new([name for name, known in zip(names, seen.tolist(), strict=True) if not known])

@@ -64,14 +64,14 @@ def evaluate(classifier: FewShotClassifier, dataset: Dataset, split: str = "all"
     """Accuracy among the classes of `dataset`."""
     if not len(dataset):
         raise DataError(f"No image of {dataset.name} is left to evaluate: all were trained on. Give data of its own.")
-    guesses = classifier.scores(dataset.images, dataset.classes).argmax(dim=-1)
+    guesses = classifier.scores(dataset.images, dataset.classes, repeats=dataset.published).argmax(dim=-1)
     labels = torch.tensor(dataset.labels)
     right = (guesses == labels).double()
     per_class = {}
     for label, name in enumerate(dataset.classes):
         mine = right[labels == label]
         if len(mine):
-            per_class[name] = round(100 * float(mine.mean()), 2)
+            per_class[name if name not in per_class else f"{name} ({label})"] = round(100 * float(mine.mean()), 2)
     return Result(
         split,
         len(dataset),

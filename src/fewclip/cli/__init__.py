@@ -16,7 +16,7 @@ COMMANDS = {
     "eval": ("fewclip.cli.evaluate", "accuracy of an adapter on labelled images"),
     "methods": ("fewclip.cli.listing", "the methods that can be trained"),
     "backbones": ("fewclip.cli.listing", "the CLIP models that can be adapted"),
-    "data": ("fewclip.cli.listing", "the embedded data sets"),
+    "data": ("fewclip.cli.data", "list, check and show data sets"),
     "demo": ("fewclip.cli.demo", "train on the embedded drawings and compare, in minutes"),
 }
 MISTAKE = 2
@@ -37,7 +37,7 @@ A first try:
   fewclip fit PHOTOS -o my-adapter         a folder with one folder of images per class
   fewclip predict my-adapter new.jpg --classes cat,dog,zebra
 
-`fewclip COMMAND --help` explains a command. Exit status: 0 done, 1 some images failed, 2 a mistake in the input."""
+`fewclip COMMAND --help` explains a command. Exit status: 0 done, 1 something failed or is missing, 2 a mistake in the input."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

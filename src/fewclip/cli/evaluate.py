@@ -19,7 +19,10 @@ class Eval:
     adapter: tyro.conf.Positional[Path]
     """Folder that `fewclip fit` wrote."""
     data: tyro.conf.Positional[str]
-    """A folder with one folder of images per class (or with train/ and test/ of that kind), or an embedded data set."""
+    """A folder with one folder of images per class (or with train/ and test/ of that kind), a CSV file, an embedded or a published
+    data set."""
+    root: Path | None = None
+    """Folder that holds the published data sets; by default $FEWCLIP_DATA."""
     split: Literal["base", "novel", "all"] = "base"
     """Classes, and candidates: those the adapter was trained on, the others, or all together."""
     part: Literal["train", "val", "test"] = "test"
@@ -38,7 +41,7 @@ def eval(arguments: list[str]) -> int:
     """Accuracy of an adapter on labelled images. Images that it was trained on are left out."""
     options = tyro.cli(Eval, prog="fewclip eval", description=eval.__doc__, args=arguments)
     classifier = FewShotClassifier.load(options.adapter, backbone=options.backbone, device=options.device)
-    dataset = read_data(options.data, options.part)
+    dataset = read_data(options.data, options.part, root=options.root)
     whole = choose(dataset, classifier.trained_classes_, options.split)
     held_out = whole
     if dataset.name == classifier.training_.get("data"):

@@ -24,14 +24,16 @@ CHECKPOINT = "checkpoint.safetensors"
 @dataclass(frozen=True, kw_only=True)
 class Fit:
     data: tyro.conf.Positional[str]
-    """A folder with one folder of images per class (or with train/ and test/ of that kind), or an embedded data set:
-    icons, concepts, kinds-mono."""
+    """A folder with one folder of images per class (or with train/ and test/ of that kind), a CSV file (path, class), an
+    embedded data set (icons, concepts, kinds-mono), or a published one (see `fewclip data`)."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Folder to write the adapter to: new, empty, or with an unfinished run of the same command, which goes on."""
     method: Literal[tuple(METHODS)] = "mmrl"  # type: ignore[valid-type]
     """The method (see `fewclip methods`); its own settings are listed below."""
     backbone: str = DEFAULT_BACKBONE
     """The CLIP to adapt (see `fewclip backbones`): an embedded name, a hub name, a local file or folder."""
+    root: Path | None = None
+    """Folder that holds the published data sets; by default $FEWCLIP_DATA."""
     shots: int | Literal["all"] = 16
     """Images of each class to train on."""
     template: str | None = None
@@ -39,7 +41,7 @@ class Fit:
     icon. By default the data set's own, else "a photo of a {}."."""
     train_on: Literal["auto", "base", "all"] = "auto"
     """Classes to train on: all, or the base half, which leaves the rest to test new classes with. Auto: the base half of
-    an embedded data set, all classes of a folder."""
+    an embedded data set, all classes of other data."""
     device: str | None = None
     """cpu, cuda, cuda:1, …; by default a GPU if there is one."""
     overwrite: bool = False
@@ -58,8 +60,8 @@ def fit(arguments: list[str]) -> int:
             "--backbone openai/clip-vit-base-patch16 (600 MB from the hub), or a local CLIP.",
             file=sys.stderr,
         )
-    dataset = read_data(options.data)
-    if options.train_on == "base" or (options.train_on == "auto" and dataset.base is not None):
+    dataset = read_data(options.data, root=options.root)
+    if options.train_on == "base" or (options.train_on == "auto" and options.data in EMBEDDED):
         dataset = dataset.only(dataset.halves()[0])
     classifier = FewShotClassifier(
         options.method,

@@ -1,4 +1,4 @@
-"""`fewclip methods`, `fewclip backbones`, `fewclip data`."""
+"""`fewclip methods`, `fewclip backbones`."""
 
 from __future__ import annotations
 
@@ -45,18 +45,6 @@ def backbones(arguments: list[str]) -> int:
         {"name": "PATH", "where": "local", "what": ".pt of OpenAI, state dict, .safetensors, HF or open_clip folder"},
     ]
     return _print("backbones", backbones.__doc__, arguments, rows, "Give one with --backbone.")
-
-
-def data(arguments: list[str]) -> int:
-    """The embedded data sets."""
-    from fewclip.data.embedded import EMBEDDED, describe, read_embedded
-
-    rows = []
-    for name in EMBEDDED:
-        sizes = {split: len(read_embedded(name, split)) for split in ("train", "val", "test")}
-        meta = describe(name)
-        rows.append({"name": name, "classes": len(meta["classes"])} | sizes | {"what": meta["title"]})
-    return _print("data", data.__doc__, arguments, rows, "Half of the classes are base, half novel.")
 
 
 def _print(command: str, text: str | None, arguments: list[str], rows: list[dict[str, Any]], foot: str) -> int:

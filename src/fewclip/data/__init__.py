@@ -1,41 +1,77 @@
-"""Labelled images from folders, embedded data sets and lists. Knows neither methods nor protocols."""
+"""Labelled images: the 15 published data sets, folders, CSV files, Hugging Face objects, embedded sets, lists.
+
+Knows neither methods nor protocols.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from fewclip.data.benchmark import Benchmark
+from fewclip.data.benchmark_readers import ROOT_VARIABLE, find_folder, read_benchmark
+from fewclip.data.benchmarks import BENCHMARKS, TABLE, find_benchmark, named
+from fewclip.data.csv_table import read_csv
 from fewclip.data.dataset import Dataset
 from fewclip.data.embedded import EMBEDDED, read_embedded
-from fewclip.data.folder import read_folder
+from fewclip.data.folder import SPLITS, read_folder
+from fewclip.data.hub_table import HubTable, is_hub_table, read_hub_table
 from fewclip.errors import DataError
 
-Data = str | os.PathLike[str] | Dataset | Iterable[tuple[Any, str]]
-"""An embedded name, a folder, a `Dataset`, or pairs of an image and its class name."""
+Data = str | os.PathLike[str] | Dataset | HubTable | Mapping[str, HubTable] | Iterable[tuple[Any, str]]
+"""An embedded or published name, a folder, a CSV file, a `Dataset`, a Hugging Face data set, or pairs of an image and
+its class name."""
 
 
-def read_data(data: Data, split: str = "train") -> Dataset:
-    """One split of some data, as a `Dataset`.
+def read_data(data: Data, split: str = "train", *, root: str | os.PathLike[str] | None = None) -> Dataset:
+    """One split (train, val or test) of some data, as a `Dataset`.
 
-    An embedded name comes before a folder of the same name; write ./icons for the folder.
+    A name comes before a folder of the same name (write ./icons for the folder): that of an embedded data set, or of one
+    of the 15 published ones, which lies below `root` or $FEWCLIP_DATA. A folder that holds a published set's split file
+    is read as that set.
 
     Raises:
         DataError: nothing usable is found.
     """
+    if split not in SPLITS:
+        raise DataError(f"There is no split {split!r}: choose train, val or test.")
     if isinstance(data, Dataset):
         return data
+    if is_hub_table(data):
+        return read_hub_table(data, split)
+    if not isinstance(data, (str, os.PathLike)):
+        return from_pairs(list(cast("Iterable[Any]", data)))
     if isinstance(data, str) and data in EMBEDDED:
         return read_embedded(data, split)
-    if isinstance(data, (str, os.PathLike)):
-        if not Path(data).exists():
-            raise DataError(
-                f"There is no folder {os.fspath(data)!r} and no embedded data set of that name: give a folder that "
-                f"holds one folder of images per class, or one of {', '.join(EMBEDDED)}."
-            )
-        return read_folder(Path(data), split)
-    return from_pairs(list(data))
+    path = Path(data)
+    benchmark = named(data) if isinstance(data, str) and os.sep not in data else None
+    if benchmark and (root is not None or os.environ.get(ROOT_VARIABLE) or not path.exists()):
+        return read_benchmark(benchmark, find_folder(benchmark, root), split)
+    if root is not None:
+        raise DataError(f"A root was given, but {os.fspath(data)!r} is none of {', '.join(BENCHMARKS)}.")
+    return _read_path(path, split)
+
+
+def _read_path(path: Path, split: str) -> Dataset:
+    if path.suffix.lower() == ".csv":
+        return read_csv(path, split)
+    if not path.exists():
+        raise DataError(
+            f"There is no folder {os.fspath(path)!r} and no embedded data set of that name: give a folder that "
+            f"holds one folder of images per class, a CSV file, or one of {', '.join([*EMBEDDED, *BENCHMARKS])}."
+        )
+    for benchmark in TABLE:
+        if (path / benchmark.sign).exists():
+            return read_benchmark(benchmark, path, split)
+    inside = [b for b in TABLE if (path / b.directory / b.sign).exists()]
+    if inside:
+        raise DataError(
+            f"{path} is a root of published data sets ({', '.join(b.directory for b in inside)}), not one data set: "
+            f"give one, such as {path / inside[0].directory}."
+        )
+    return read_folder(path, split)
 
 
 def from_pairs(pairs: Sequence[Any], name: str = "the list") -> Dataset:
@@ -59,4 +95,17 @@ def _brief(thing: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-__all__ = ["EMBEDDED", "Data", "Dataset", "from_pairs", "read_data"]
+__all__ = [
+    "BENCHMARKS",
+    "EMBEDDED",
+    "Benchmark",
+    "Data",
+    "Dataset",
+    "find_benchmark",
+    "from_pairs",
+    "read_benchmark",
+    "read_csv",
+    "read_data",
+    "read_folder",
+    "read_hub_table",
+]

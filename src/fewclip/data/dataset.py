@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fewclip.data.sampling import few_shot
+from fewclip.data.lazy import LazyImages
+from fewclip.data.matching import match
+from fewclip.data.sampling import few_shot, few_shot_and_val
 from fewclip.errors import DataError
 
 
@@ -18,7 +20,9 @@ class Dataset:
     `images` holds anything that `fewclip.clip.preprocess.read_image` reads: paths, encoded bytes, PIL images, arrays,
     tensors. `keys` names each image within its data set ("cat/001.jpg"), so that an adapter can say what it was
     trained on; it is empty for images without a name. `base` is how many of the classes, from the first on, a
-    base-to-novel protocol trains on; None where there is no such order.
+    base-to-novel protocol trains on; None where there is no such order. `published` marks one of the 15 benchmark data
+    sets, whose rules are the papers': a class with fewer images than shots gives all of them, and two classes may have
+    one name (ImageNet's missile and sunglasses). `whole` is what `only` took this part from.
     """
 
     name: str
@@ -28,26 +32,31 @@ class Dataset:
     keys: Sequence[str] = ()
     template: str | None = None
     base: int | None = None
+    published: bool = False
+    whole: Dataset | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: Sequence[int]) -> Dataset:
         """These images, in this order; the classes stay."""
+        images = self.images
         return replace(
             self,
-            images=[self.images[i] for i in indices],
+            images=images.take(indices) if isinstance(images, LazyImages) else [images[i] for i in indices],
             labels=[self.labels[i] for i in indices],
             keys=[self.keys[i] for i in indices] if self.keys else (),
+            whole=None,
         )
 
     def only(self, classes: Sequence[str]) -> Dataset:
-        """The images of some classes, labelled anew in the order given."""
-        number = {name: i for i, name in enumerate(classes)}
-        kept = [i for i, label in enumerate(self.labels) if self.classes[label] in number]
+        """The images of some classes, labelled anew in the order given. Of a name that occurs twice, the first stands
+        for the first such class and the second for the second."""
+        number = match(self.classes, classes)
+        kept = [i for i, label in enumerate(self.labels) if number[label] is not None]
         part = self.take(kept)
-        labels = [number[self.classes[label]] for label in part.labels]
-        return replace(part, classes=tuple(classes), labels=labels, base=None)
+        labels = [new for label in part.labels if (new := number[label]) is not None]
+        return replace(part, classes=tuple(classes), labels=labels, base=None, whole=self._source())
 
     def halves(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Base and novel classes: the first `base`, by default the first half rounded up, and the rest."""
@@ -55,11 +64,35 @@ class Dataset:
         return self.classes[:cut], self.classes[cut:]
 
     def few_shot(self, shots: int, seed: int) -> Dataset:
-        """`shots` random images of each class, picked as the published code picks them.
+        """`shots` random images of each class, picked as the published code picks them: of a part made by `only`, the
+        picks of the whole that are in it.
 
         Raises:
-            DataError: a class has fewer images.
+            DataError: a class has fewer images, unless the data set is `published`.
         """
+        self._check_shots(shots)
+        return self._picked(few_shot(self._source().labels, shots, seed))
+
+    def few_shot_and_val(self, val: Dataset, shots: int, seed: int) -> tuple[Dataset, Dataset]:
+        """The picks of `few_shot`, and at most 4 of each class of `val` by the same generator, as published.
+
+        Raises:
+            DataError: as `few_shot`.
+        """
+        self._check_shots(shots)
+        picks, val_picks = few_shot_and_val(self._source().labels, val._source().labels, shots, seed)
+        return self._picked(picks), val._picked(val_picks)
+
+    def _source(self) -> Dataset:
+        return self if self.whole is None else self.whole
+
+    def _picked(self, picks: Sequence[int]) -> Dataset:
+        """What lies in this part of the picks from its source."""
+        return self.take(picks) if self.whole is None else self.whole.take(picks).only(self.classes)
+
+    def _check_shots(self, shots: int) -> None:
+        if self.published:
+            return
         counts = Counter(self.labels)
         for label, name in enumerate(self.classes):
             if counts[label] < shots:
@@ -67,4 +100,3 @@ class Dataset:
                     f"Class {name!r} of {self.name} has {counts[label]} training images, but {shots} shots were asked "
                     f"for: add images, or ask for at most {min(counts[i] for i in range(len(self.classes)))} shots."
                 )
-        return self.take(few_shot(self.labels, shots, seed))

@@ -41,6 +41,13 @@ def read_folder(root: str | Path, split: str = "train") -> Dataset:
             f"{start} has no classes: {found}. Expected one folder of images per class, such as {start}/cat/1.jpg."
         )
     names = [name.replace("_", " ").strip() for name in by_class]
+    last = dict(zip(names, by_class, strict=True))
+    for name, one in zip(names, by_class, strict=True):
+        if last[name] != one:
+            raise DataError(
+                f"The folders {one!r} and {last[name]!r} of {start} both name the class {name!r}: merge them, or "
+                "rename one."
+            )
     images = [p for files in by_class.values() for p in files]
     labels = [label for label, files in enumerate(by_class.values()) for _ in files]
     keys = [p.relative_to(root).as_posix() for p in images]

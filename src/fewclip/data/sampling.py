@@ -5,6 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+VAL_SHOTS = 4
+"""The most validation images of a class that the published code picks."""
+
 
 def few_shot(labels: Sequence[int], shots: int, seed: int, rng: random.Random | None = None) -> list[int]:
     """Indices of `shots` images of each class, or all of a class that has fewer.
@@ -20,3 +23,9 @@ def few_shot(labels: Sequence[int], shots: int, seed: int, rng: random.Random | 
     for indices in by_label.values():
         picks += rng.sample(indices, shots) if len(indices) >= shots else indices
     return picks
+
+
+def few_shot_and_val(train: Sequence[int], val: Sequence[int], shots: int, seed: int) -> tuple[list[int], list[int]]:
+    """Indices of the training picks, and of the validation picks that the same generator makes after them."""
+    rng = random.Random(seed)
+    return few_shot(train, shots, seed, rng), few_shot(val, min(shots, VAL_SHOTS), seed, rng)

@@ -1,0 +1,93 @@
+"""What a data set holds, in numbers and as a sheet of pictures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from fewclip.data import Dataset, find_benchmark, read_data
+from fewclip.data.matching import match
+from fewclip.errors import DataError
+from fewclip.picture import Sample, sheet
+
+COLUMNS, ROWS = 6, 4
+
+
+@dataclass(frozen=True)
+class Summary:
+    name: str
+    classes: tuple[str, ...]
+    """Of all splits, in the order of the labels."""
+    template: str | None
+    base: int | None
+    splits: dict[str, Dataset]
+    """Only those that differ: a folder without split folders is one split, all."""
+    counts: dict[str, list[int]]
+    """Images of each class, by split."""
+
+
+def summarise(name: str, root: Path | None = None) -> Summary:
+    """Read all splits that a data set has.
+
+    Raises:
+        DataError: it has none, or one of a published data set can't be read.
+    """
+    splits: dict[str, Dataset] = {}
+    errors: dict[str, DataError] = {}
+    for split in ("train", "val", "test"):
+        try:
+            splits[split] = read_data(name, split, root=root)
+        except DataError as error:
+            errors[split] = error
+    if not splits:
+        raise errors["test"]
+    first = next(iter(splits.values()))
+    if first.published:
+        for split in find_benchmark(first.name).splits:
+            if split in errors:
+                raise errors[split]
+    same = [split for split, part in splits.items() if list(part.images) == list(first.images)]
+    if len(same) == 3:
+        splits = {"all": first}
+    elif first.name == "imagenet":
+        del splits["val"]  # the published code's val split is its test split
+    classes = first.classes
+    if any(part.classes != classes for part in splits.values()):
+        classes = tuple(sorted({c for part in splits.values() for c in part.classes}))
+    counts = {split: _count(part, classes) for split, part in splits.items()}
+    return Summary(first.name, classes, first.template, first.base, splits, counts)
+
+
+def _count(part: Dataset, classes: tuple[str, ...]) -> list[int]:
+    found = Counter(part.labels)
+    return [0 if label is None else found[label] for label in match(classes, part.classes)]
+
+
+def draw(summary: Summary, path: Path) -> None:
+    """A PNG with the first image of up to 24 classes, half of them base and half novel where there is such an order.
+
+    Raises:
+        OutputError: the place can't be written to.
+    """
+    part = next(iter(summary.splits.values()))
+    first: dict[int, int] = {}
+    for index, label in enumerate(part.labels):
+        first.setdefault(label, index)
+    every = sorted(first)
+    groups = {"classes": every}
+    if summary.base is not None:
+        base = [label for label in every if label < summary.base]
+        groups = {"base classes": base, "novel classes": every[len(base) :]}
+    rows = []
+    for heading, labels in groups.items():
+        chosen = _spread(labels, COLUMNS * ROWS // len(groups))
+        for start in range(0, len(chosen), COLUMNS):
+            samples = [Sample(part.images[first[i]], part.classes[i], ()) for i in chosen[start : start + COLUMNS]]
+            rows.append((heading, samples))
+    sheet(summary.name, rows, path)
+
+
+def _spread(labels: list[int], most: int) -> list[int]:
+    """At most so many, evenly over the whole list."""
+    return [labels[i * len(labels) // most] for i in range(most)] if len(labels) > most else labels
