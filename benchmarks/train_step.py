@@ -29,26 +29,13 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 
 from naive import NaiveMMRL  # noqa: E402
+from small import VIT_B16  # noqa: E402
 
-from fewclip.clip.model import CLIP, Config  # noqa: E402
+from fewclip.clip.model import CLIP  # noqa: E402
 from fewclip.clip.prompts import Prompts  # noqa: E402
 from fewclip.methods import METHODS, make_settings  # noqa: E402
 from fewclip.methods.mmrl import MMRL  # noqa: E402
 
-VIT_B16 = Config(
-    embed_dim=512,
-    image_size=224,
-    patch_size=16,
-    vision_width=768,
-    vision_layers=12,
-    vision_heads=12,
-    context_length=77,
-    vocab_size=49408,
-    text_width=512,
-    text_layers=12,
-    text_heads=8,
-    quick_gelu=True,
-)
 BOT, EOT = 49406, 49407
 
 

@@ -1,4 +1,4 @@
-"""Tiny random CLIPs and prompts for tests."""
+"""Tiny random CLIPs and prompts for tests, and the sizes of the ViT-B/16 that published figures are about."""
 
 from __future__ import annotations
 
@@ -8,6 +8,21 @@ from torch import Tensor
 from fewclip.clip.model import CLIP, Config
 
 BOT, EOT = 98, 99
+
+VIT_B16 = Config(
+    embed_dim=512,
+    image_size=224,
+    patch_size=16,
+    vision_width=768,
+    vision_layers=12,
+    vision_heads=12,
+    context_length=77,
+    vocab_size=49408,
+    text_width=512,
+    text_layers=12,
+    text_heads=8,
+    quick_gelu=True,
+)
 
 
 def small_config(**changes: int | bool) -> Config:

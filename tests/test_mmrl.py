@@ -10,29 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive import NaiveMMRL
-from small import random_tokens, small_clip
+from small import VIT_B16, random_tokens, small_clip
 
-from fewclip.clip.model import CLIP, Config
+from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
 from fewclip.errors import SettingsError
 from fewclip.methods import METHODS, make_settings
 from fewclip.methods.mmrl import MMRL, Aligner, MMRLSettings
 from fewclip.methods.mmrlpp import MMRLpp, MMRLppSettings, SharedResidualAligner
-
-VIT_B16 = Config(
-    embed_dim=512,
-    image_size=224,
-    patch_size=16,
-    vision_width=768,
-    vision_layers=12,
-    vision_heads=12,
-    context_length=77,
-    vocab_size=49408,
-    text_width=512,
-    text_layers=12,
-    text_heads=8,
-    quick_gelu=True,
-)
 
 
 @st.composite
