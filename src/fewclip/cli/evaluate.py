@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -16,12 +16,12 @@ from fewclip.evaluation import choose, evaluate, without
 
 @dataclass(frozen=True, kw_only=True)
 class Eval:
-    adapter: tyro.conf.Positional[Path]
+    adapter: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ADAPTER")]
     """Folder that `fewclip fit` wrote."""
-    data: tyro.conf.Positional[str]
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
     """A folder with one folder of images per class (or with train/ and test/ of that kind), a CSV file, an embedded or a published
     data set."""
-    root: Path | None = None
+    root: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder that holds the published data sets; by default $FEWCLIP_DATA."""
     split: Literal["base", "novel", "all"] = "base"
     """Classes, and candidates: those the adapter was trained on, the others, or all together."""
@@ -31,9 +31,9 @@ class Eval:
     """Print the result as JSON, with the accuracy of each class."""
     per_class: bool = False
     """Print the accuracy of each class."""
-    backbone: str | None = None
+    backbone: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Where the adapter's backbone is now, if not under the name it had."""
-    device: str | None = None
+    device: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """cpu, cuda, …; by default a GPU if there is one."""
 
 

@@ -23,26 +23,26 @@ CHECKPOINT = "checkpoint.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    data: tyro.conf.Positional[str]
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
     """A folder with one folder of images per class (or with train/ and test/ of that kind), a CSV file (path, class), an
     embedded data set (icons, concepts, kinds-mono), or a published one (see `fewclip data`)."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Folder to write the adapter to: new, empty, or with an unfinished run of the same command, which goes on."""
     method: Literal[tuple(METHODS)] = "mmrl"  # type: ignore[valid-type]
     """The method (see `fewclip methods`); its own settings are listed below."""
-    backbone: str = DEFAULT_BACKBONE
+    backbone: Annotated[str, tyro.conf.arg(metavar="NAME")] = DEFAULT_BACKBONE
     """The CLIP to adapt (see `fewclip backbones`): an embedded name, a hub name, a local file or folder."""
-    root: Path | None = None
+    root: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder that holds the published data sets; by default $FEWCLIP_DATA."""
     shots: int | Literal["all"] = 16
     """Images of each class to train on."""
-    template: str | None = None
+    template: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
     """Sentence with {} for the class name, or a preset: photo, pet, flower, food, aircraft, texture, satellite, action,
     icon. By default the data set's own, else "a photo of a {}."."""
     train_on: Literal["auto", "base", "all"] = "auto"
     """Classes to train on: all, or the base half, which leaves the rest to test new classes with. Auto: the base half of
     an embedded data set, all classes of other data."""
-    device: str | None = None
+    device: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """cpu, cuda, cuda:1, …; by default a GPU if there is one."""
     overwrite: bool = False
     """Replace an adapter or an unfinished run in the output folder."""

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -20,9 +20,9 @@ from fewclip.errors import DataError, SettingsError
 
 @dataclass(frozen=True, kw_only=True)
 class Predict:
-    adapter: tyro.conf.Positional[Path]
+    adapter: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ADAPTER")]
     """Folder that `fewclip fit` wrote."""
-    images: tyro.conf.Positional[tuple[Path, ...]]
+    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="[IMAGES]")]
     """Images, or folders of images."""
     classes: str | None = None
     """Candidates, separated by commas: known names and new ones may mix. By default the classes of the adapter."""
@@ -32,9 +32,9 @@ class Predict:
     """One JSON object a line: image, classes (name and probability), or error."""
     csv: bool = False
     """CSV: image, rank, class, probability, error."""
-    backbone: str | None = None
+    backbone: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Where the adapter's backbone is now, if not under the name it had."""
-    device: str | None = None
+    device: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """cpu, cuda, …; by default a GPU if there is one."""
 
 
