@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
     from fewclip.clip.preprocess import Preprocess
     from fewclip.clip.prompts import Prompts
     from fewclip.clip.tokenizer import Tokenizer

@@ -8,9 +8,12 @@ at their start ("a photo of a") are the same for every class, so the tower runs 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from jaxtyping import Int
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
 
 
 @dataclass(frozen=True)
