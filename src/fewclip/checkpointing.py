@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Trained tensors, optimiser state and progress in `path`.
+    """Trained tensors, what training needs besides them, optimiser state and progress in `path`.
 
     `run` says which run it is (method, settings, backbone, data); a checkpoint of another run is refused.
     """
@@ -33,7 +33,8 @@ class Checkpoint:
     ) -> None:
         tensors = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
         for index, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
+            tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if value is not None}
+        tensors |= {f"state.{name}": tensor for name, tensor in method.training_state().items()}
         meta = {"run": self.run, "progress": asdict(progress), "scaler": scaler.state_dict()}
         write_tensors(self.path, tensors, meta)
 
@@ -59,6 +60,8 @@ class Checkpoint:
             )
         own = {k.removeprefix("method."): v for k, v in tensors.items() if k.startswith("method.")}
         method.load_state_dict(own)
+        for name, tensor in method.training_state().items():
+            tensor.copy_(tensors[f"state.{name}"])
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("optimizer."):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from fewclip.clip.prompts import Prompts
 from fewclip.clip.tokenizer import Tokenizer
 from fewclip.errors import DataError, PromptError
@@ -46,8 +49,16 @@ def check_names(names: Sequence[str], *, where: str, known: Sequence[str] = (), 
         seen[key(name)] = name
 
 
-def make_prompts(names: Sequence[str], template: str, tokenizer: Tokenizer | None, context_length: int) -> Prompts:
-    """The tokenised prompts of class names.
+def make_prompts(
+    names: Sequence[str],
+    template: str,
+    tokenizer: Tokenizer | None,
+    context_length: int,
+    *,
+    templates: Sequence[str] = (),
+    labels: Sequence[int] | None = None,
+) -> Prompts:
+    """The tokenised prompts of class names; `templates` and `labels` as `Prompts` has them.
 
     Raises:
         PromptError: a name or its prompt doesn't tokenise, or the prompt is longer than the context.
@@ -58,5 +69,14 @@ def make_prompts(names: Sequence[str], template: str, tokenizer: Tokenizer | Non
             "This backbone has no tokenizer, so class names can't be read: load it with CLIP.from_pretrained."
         )
     tokenizer.check_names(names)
-    texts = [template.replace("{}", name.replace("_", " ")) for name in names]
-    return Prompts.from_tokens(tokenizer(texts, context_length))
+    words = [name.replace("_", " ") for name in names]
+
+    def tokens(sentence: str) -> Tensor:
+        return tokenizer([sentence.replace("{}", name) for name in words], context_length)
+
+    return Prompts.from_tokens(
+        tokens(template),
+        names=torch.tensor([len(tokenizer.encode(name)) for name in words]),
+        templates=[tokens(sentence) for sentence in templates],
+        labels=None if labels is None else torch.tensor(list(labels)),
+    )

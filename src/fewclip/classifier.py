@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -17,7 +18,9 @@ from fewclip.checkpointing import Checkpoint
 from fewclip.classes import check_names, key, make_prompts
 from fewclip.clip.checkpoint import fingerprint
 from fewclip.clip.model import CLIP
+from fewclip.clip.prompts import Prompts
 from fewclip.data import Data, Dataset, read_data
+from fewclip.data.examples import DatasetExamples
 from fewclip.data.loader import TrainingBatches
 from fewclip.data.matching import match
 from fewclip.data.stream import pixel_batches
@@ -26,7 +29,7 @@ from fewclip.methods import find, make_settings
 from fewclip.processes import Processes
 from fewclip.progress import ProgressBar
 from fewclip.templates import find_template
-from fewclip.training import TrainSettings, train
+from fewclip.training import TrainSettings, published_training, train
 
 DEFAULT_BACKBONE = "icon-clip"
 PREDICT_BATCH = 64
@@ -76,7 +79,7 @@ class FewShotClassifier:
 
     def _split_settings(self) -> tuple[TrainSettings, Any]:
         names = {f.name for f in fields(TrainSettings)}
-        training = TrainSettings(**{k: v for k, v in self.settings.items() if k in names})
+        training = TrainSettings(**(published_training(self.method) | {k: self.settings[k] for k in names & {*self.settings}}))
         try:
             return training, make_settings(self.method, {k: v for k, v in self.settings.items() if k not in names})
         except SettingsError as error:
@@ -106,11 +109,17 @@ class FewShotClassifier:
     # Learning
 
     def fit(
-        self, data: Data | Sequence[Any], labels: Sequence[str] | None = None, *, checkpoint: str | Path | None = None
+        self,
+        data: Data | Sequence[Any],
+        labels: Sequence[str] | None = None,
+        *,
+        val: Data | Sequence[Any] | None = None,
+        checkpoint: str | Path | None = None,
     ) -> FewShotClassifier:
         """Train on a folder with one folder a class, an embedded data set, pairs (image, class name), or images and `labels`.
 
-        With `checkpoint`, a path, the state of the run is kept there and a run that was interrupted goes on from it.
+        `val`, labelled images of the same classes, is for methods that choose a setting by them (linear-probe,
+        tip-adapter); others don't look at it. With `checkpoint`, a path, the state of the run is kept there and a run that was interrupted goes on from it.
 
         Raises:
             DataError: unusable data, one class only, fewer images than shots, an unreadable image.
@@ -133,29 +142,31 @@ class FewShotClassifier:
         processes = Processes(self.device)
         self._load_backbone(processes.device)
         self.template_ = find_template(self.template or dataset.template or "photo")
-        prompts = self._prompts(dataset.classes)
+        self.trained_classes_ = list(dataset.classes)
+        self.added_classes_: list[str] = []
 
         with torch.random.fork_rng(devices=[processes.device] if processes.device.type == "cuda" else []):
             torch.manual_seed(settings.seed)
             self.method_ = kind(self.clip_, own).to(processes.device)
             self.history_: list[dict[str, float]] = []
+            prompts = self._prompts(dataset.classes)
             started = time.monotonic()
+            self.method_.prepare(prompts)
+            self.method_.memorise(self._examples(dataset, settings), val and self._val_examples(val, dataset, settings))
+            seconds = time.monotonic() - started
             if self.method_.parameter_count():
-                self.method_.prepare(prompts)
                 batches = self._batches(dataset, settings, processes)
+                most = max(Counter(dataset.labels).values())
+                settings = settings.with_epochs(self.shots or most, len(batches))
                 resume = None
                 if checkpoint is not None:
                     resume = Checkpoint(Path(checkpoint), self._identity(dataset, settings, own))
                 total = settings.epochs * len(batches) * batches.batch_size
                 with ProgressBar(self.method, settings.epochs, total, shown=self.verbose and processes.main) as bar:
                     done = train(self.method_, batches, settings, processes, checkpoint=resume, report=bar.report)
-                self.history_, seconds = done.history, done.seconds
-            else:
-                seconds = time.monotonic() - started
+                self.history_, seconds = done.history, seconds + done.seconds
         self.method_.eval().requires_grad_(False)
         self.seconds_ = seconds
-        self.trained_classes_ = list(dataset.classes)
-        self.added_classes_: list[str] = []
         self.train_keys_ = list(dataset.keys)
         self.training_ = {
             "data": dataset.name,
@@ -176,9 +187,19 @@ class FewShotClassifier:
             self.clip_.preprocess,
             batch_size=settings.batch_size,
             seed=settings.seed,
+            crop_min=settings.crop_min,
             cache_bytes=settings.cache_mb << 20,
             share=(processes.rank, processes.count),
         )
+
+    def _examples(self, dataset: Dataset, settings: TrainSettings) -> DatasetExamples:
+        assert self.clip_.preprocess is not None
+        return DatasetExamples(dataset, self.clip_.preprocess, seed=settings.seed, crop_min=settings.crop_min)
+
+    def _val_examples(self, val: Any, dataset: Dataset, settings: TrainSettings) -> DatasetExamples:
+        """Validation images, labelled as the training classes are."""
+        images = read_data(val, "val") if isinstance(val, (str, Path)) else read_data(val)
+        return self._examples(images.only(dataset.classes), settings)
 
     def _identity(self, dataset: Dataset, settings: TrainSettings, own: Any) -> dict[str, Any]:
         """What must be equal for a checkpoint to be of this run; how fast or how often it saves does not count."""
@@ -351,15 +372,25 @@ class FewShotClassifier:
             clip.preprocess = Preprocess(clip.config.image_size)
         self.clip_ = clip.to(device).requires_grad_(False).eval()
 
-    def _prompts(self, names: Sequence[str]) -> Any:
-        return make_prompts(names, self.template_, self.clip_.tokenizer, self.clip_.config.context_length)
+    def _prompts(self, names: Sequence[str]) -> Prompts:
+        """The sentences that the method asks for, and which of the names it was trained on."""
+        sentence, templates = self.method_.sentences(self.template_)
+        labels = match([key(name) for name in names], [key(name) for name in self.trained_classes_])
+        return make_prompts(
+            names,
+            sentence,
+            self.clip_.tokenizer,
+            self.clip_.config.context_length,
+            templates=templates,
+            labels=[-1 if label is None else label for label in labels],
+        )
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "method_"):
             raise FewclipError("This classifier has learnt nothing yet: call fit first, or load an adapter.")
 
     def _check_new(self, names: Sequence[str]) -> None:
-        if names and not find(self.method).new_classes:
+        if names and not self.method_.answers_new:
             raise SettingsError(
                 f"{self.method} knows only the classes that it was trained on, not {names[0]!r}: fit with images of it, "
                 "or use a method that scores new names, such as mmrl."

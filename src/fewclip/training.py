@@ -1,6 +1,6 @@
 """The one training loop.
 
-AdamW, a learning rate that changes once an epoch, mixed precision on a GPU, one process or several. Nothing random in
+An optimiser, a learning rate that follows a cosine, mixed precision on a GPU, one process or several. Nothing random in
 it depends on what ran before: order, augmentation and the methods' own draws follow from (seed, epoch, step), so a
 run that was killed goes on from its checkpoint to the same end, and several processes reach what one would.
 """
@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +19,8 @@ from torch import Tensor
 from fewclip.checkpointing import Checkpoint
 from fewclip.data.loader import Batch, TrainingBatches
 from fewclip.errors import SettingsError, TrainingError
-from fewclip.methods.base import Method
+from fewclip.methods import find
+from fewclip.methods.base import Gradients, Loss, Method
 from fewclip.processes import Processes
 from fewclip.seeds import derive
 
@@ -29,20 +30,35 @@ Report = Callable[[int, int, float], None]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """How to train; defaults are the papers' for base-to-novel (shared/SPEC.md §6)."""
+    """How to train; defaults are MMRL's for base-to-novel (shared/SPEC.md §6). Other methods bring theirs
+    (`Method.training`), which stand where the user says nothing."""
 
     epochs: int = 10
-    """Times that every image is seen."""
+    """Times that every image is seen; 0: as often as `steps_per_shot` asks for."""
+    steps_per_shot: int = 0
+    """Steps for each image of a class, rounded up to whole epochs, where `epochs` is 0."""
     batch_size: int = 4
     """Images a step, over all processes."""
     lr: float = 1e-3
     """Learning rate at the height of its cosine."""
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    """What takes the steps; adam and sgd add weight decay to the gradient."""
+    momentum: float = 0.9
+    """Of sgd."""
+    eps: float = 1e-8
+    """Of adamw and adam: what is added to their denominators."""
     weight_decay: float = 5e-4
-    """AdamW's weight decay."""
+    """How strongly trained tensors are drawn to zero."""
+    schedule: Literal["epoch", "step"] = "epoch"
+    """How often the learning rate follows its cosine."""
+    min_lr: float = 0.0
+    """Learning rate at the foot of its cosine."""
     warmup_epochs: int = 1
     """Epochs at the warm-up rate, before the cosine begins; a single epoch has none."""
     warmup_lr: float = 1e-5
     """Learning rate of those epochs."""
+    crop_min: float = 0.5
+    """Smallest share of an image that a training crop shows."""
     accumulate: int = 1
     """Parts that a batch is split into to save memory; the step is the same."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -61,10 +77,14 @@ class TrainSettings:
             SettingsError
         """
         for name in ("epochs", "batch_size", "accumulate"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) < 1 and not (name == "epochs" and self.steps_per_shot > 0 and self.epochs == 0):
                 raise SettingsError(f"{name} is {getattr(self, name)}, but it must be at least 1.")
         if not self.lr > 0:
             raise SettingsError(f"lr is {self.lr}, but a learning rate is above 0.")
+        if not 0 < self.crop_min <= 1:
+            raise SettingsError(f"crop_min is {self.crop_min}, but a share of an image is above 0 and at most 1.")
+        if not 0 <= self.momentum < 1 or self.eps < 0 or self.min_lr < 0:
+            raise SettingsError("momentum must be 0 or more and below 1, eps and min_lr 0 or more.")
         if self.warmup_epochs < 0 or self.weight_decay < 0:
             raise SettingsError("warmup_epochs and weight_decay must be 0 or more.")
         if self.batch_size < processes:
@@ -73,16 +93,43 @@ class TrainSettings:
             )
 
 
-def learning_rate(settings: TrainSettings, epoch: int) -> float:
+    def with_epochs(self, shots: int, steps_an_epoch: int) -> TrainSettings:
+        """The same with `epochs` said, where `steps_per_shot` says it."""
+        if self.epochs or not self.steps_per_shot:
+            return self
+        return replace(self, epochs=max(1, math.ceil(self.steps_per_shot * shots / max(1, steps_an_epoch))))
+
+
+def learning_rate(settings: TrainSettings, epoch: int, done: float = 0.0) -> float:
     """The rate of an epoch, counted from 1: constant warm-up, then a cosine that keeps the full period.
 
     Equal to shared/published/lr_schedules.csv: the cosine starts at its full height behind the warm-up and so does not
-    reach zero in the last epoch.
+    reach zero in the last epoch. With the schedule "step" it goes on within the epoch, `done` of which is over.
     """
     warmup = min(settings.warmup_epochs, settings.epochs - 1)
     if epoch <= warmup:
         return settings.warmup_lr
-    return settings.lr / 2 * (1 + math.cos(math.pi * (epoch - 1 - warmup) / settings.epochs))
+    along = epoch - 1 - warmup + (done if settings.schedule == "step" else 0.0)
+    height = settings.lr - settings.min_lr
+    return settings.min_lr + height / 2 * (1 + math.cos(math.pi * along / settings.epochs))
+
+
+def make_optimizer(settings: TrainSettings, parameters: list[Tensor]) -> torch.optim.Optimizer:
+    """The optimiser that the settings name."""
+    lr, decay = settings.lr, settings.weight_decay
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=lr, momentum=settings.momentum, weight_decay=decay)
+    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[settings.optimizer]
+    return kind(parameters, lr=lr, weight_decay=decay, eps=settings.eps)
+
+
+def published_training(method: str) -> dict[str, Any]:
+    """The fields of `TrainSettings` in which a method's published settings differ from the defaults.
+
+    Raises:
+        SettingsError: there is no such method.
+    """
+    return dict(find(method).training)
 
 
 @dataclass
@@ -94,6 +141,61 @@ class Progress:
     loss_sum: float = 0.0
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What stays the same from step to step."""
+
+    parameters: list[Tensor]
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    dtype: torch.dtype | None
+    processes: Processes
+    accumulate: int
+    seed: int
+
+
+class BatchStep:
+    """A training batch as a method sees it (`fewclip.methods.base.Step`)."""
+
+    def __init__(self, trainer: Trainer, batch: Batch, number: int, lr: float) -> None:
+        self.trainer, self.number, self.lr, self.seed = trainer, number, lr, trainer.seed
+        device = trainer.parameters[0].device
+        self.images = batch.images.to(device, non_blocking=True)
+        self.labels = batch.labels.to(device, non_blocking=True)
+        self.whole = batch.whole
+
+    def gradients(self, loss: Loss, *names: str) -> list[tuple[Tensor, Gradients]]:
+        """In parts, each weighted by its size, added up over parts and processes."""
+        trainer, device = self.trainer, self.images.device
+        values = [torch.zeros((), device=device) for _ in names]
+        sums: list[Gradients] = [[None] * len(trainer.parameters) for _ in names]
+        size = math.ceil(len(self.labels) / trainer.accumulate)
+        for images, labels in zip(self.images.split(size), self.labels.split(size), strict=True):
+            with torch.autocast(device.type, trainer.dtype or torch.bfloat16, enabled=trainer.dtype is not None):
+                out = loss(images, labels)
+            for i, name in enumerate(names):
+                value = out[name] * (len(labels) / self.whole)
+                found = torch.autograd.grad(
+                    trainer.scaler.scale(value), trainer.parameters, retain_graph=name != names[-1], allow_unused=True
+                )
+                sums[i] = [b if a is None else a if b is None else a + b for a, b in zip(sums[i], found, strict=True)]
+                values[i] += value.detach()
+        scale = trainer.scaler.get_scale()
+        if scale != 1:
+            sums = [[None if g is None else g / scale for g in gradients] for gradients in sums]
+        trainer.processes.add([*values, *(g for gradients in sums for g in gradients if g is not None)])
+        return list(zip(values, sums, strict=True))
+
+    def update(self, gradients: Gradients) -> None:
+        trainer = self.trainer
+        scale = trainer.scaler.get_scale()
+        for parameter, gradient in zip(trainer.parameters, gradients, strict=True):
+            parameter.grad = gradient if gradient is None or scale == 1 else gradient * scale
+        trainer.scaler.step(trainer.optimizer)
+        trainer.scaler.update()
+        trainer.optimizer.zero_grad()
 
 
 def train(
@@ -113,11 +215,16 @@ def train(
     """
     processes = processes or Processes("cpu")
     settings.check(processes.count)
-    parameters = [p for p in method.parameters() if p.requires_grad]
+    if method.whole_batches and (processes.count > 1 or settings.accumulate > 1):
+        raise SettingsError(
+            f"{method.name} compares the images of a batch with each other, so it trains in one process with accumulate 1."
+        )
+    parameters: list[Tensor] = [p for p in method.parameters() if p.requires_grad]
     device = parameters[0].device
-    optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+    optimizer = make_optimizer(settings, parameters)
     dtype = autocast_dtype(settings.precision, device)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
+    trainer = Trainer(parameters, optimizer, scaler, dtype, processes, settings.accumulate, settings.seed)
     progress = Progress()
     if checkpoint is not None:
         progress = checkpoint.restore(method, optimizer, scaler) or progress
@@ -141,15 +248,13 @@ def train(
 
     while progress.epoch <= settings.epochs:
         rate = learning_rate(settings, progress.epoch)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
         for batch in batches.epoch(progress.epoch, progress.step):
+            rate = learning_rate(settings, progress.epoch, progress.step / len(batches))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
             torch.manual_seed(derive(settings.seed, "step", progress.epoch, progress.step))
-            optimizer.zero_grad()
-            loss = _backward(method, batch, settings.accumulate, dtype, scaler, device)
-            processes.add([p.grad for p in parameters if p.grad is not None] + [loss])
-            scaler.step(optimizer)
-            scaler.update()
+            number = (progress.epoch - 1) * len(batches) + progress.step
+            loss = method.step(BatchStep(trainer, batch, number, rate))
             progress.step += 1
             pending.append((batch.whole, loss))
             if device.type == "cpu" or len(pending) == 16:
@@ -164,31 +269,12 @@ def train(
         if pending:
             settle()
         progress.seconds = before + time.monotonic() - started
+        method.end_epoch(progress.epoch, settings.epochs)
         mean = progress.loss_sum / max(1, progress.step)
         progress.history.append({"epoch": progress.epoch, "lr": rate, "loss": mean})
         progress.epoch, progress.step, progress.loss_sum = progress.epoch + 1, 0, 0.0
     method.eval()
     return progress
-
-
-def _backward(
-    method: Method,
-    batch: Batch,
-    parts: int,
-    dtype: torch.dtype | None,
-    scaler: torch.amp.GradScaler,
-    device: torch.device,
-) -> Tensor:
-    """Gradients of this process's share of a batch, in parts, each weighted by its size; returns its loss likewise."""
-    total = torch.zeros((), device=device)
-    size = math.ceil(len(batch.labels) / parts)
-    for images, labels in zip(batch.images.split(size), batch.labels.split(size), strict=True):
-        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-            loss = method.loss(images, labels)["loss"] * (len(labels) / batch.whole)
-        scaler.scale(loss).backward()
-        total += loss.detach()
-    return total
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

@@ -16,7 +16,7 @@ from fewclip.data import EMBEDDED, read_data
 from fewclip.errors import OutputError
 from fewclip.methods import METHODS, find
 from fewclip.processes import Processes
-from fewclip.training import TrainSettings
+from fewclip.training import TrainSettings, published_training
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -84,11 +84,12 @@ def fit(arguments: list[str]) -> int:
 
 def parse(arguments: list[str]) -> tuple[Fit, TrainSettings, Any]:
     """Options of the command, of training, and of the method that is named."""
-    kind = find(_method(arguments)).Settings
+    method = _method(arguments)
+    kind, published = find(method).Settings, TrainSettings(**published_training(method))
 
     def options(
         fit: Annotated[Fit, tyro.conf.arg(name="")],
-        training: Annotated[TrainSettings, tyro.conf.arg(name="")] = TrainSettings(),  # noqa: B008 - frozen
+        training: Annotated[TrainSettings, tyro.conf.arg(name="")] = published,
         settings: Annotated[kind, tyro.conf.arg(name="")] = kind(),  # type: ignore[valid-type] # noqa: B008
     ) -> tuple[Fit, TrainSettings, Any]:
         return fit, training, settings

@@ -4,7 +4,8 @@ Parameter names are those of OpenAI's state dict, so loading one needs no table.
 way of writing CLIP, all of them exact (docs/architecture.md):
 
 * a tower takes an *edit*, a function called with (layer, tokens) before every layer, so that a few-shot method can
-  insert or change tokens without a copy of the towers;
+  insert or change tokens without a copy of the towers, and a *beside*, a function called with (layer, place, input)
+  whose result is added to what the frozen weights of that place make of the same input (adapters, LoRA);
 * what lies below the first edit is a *stem*: computed once, shared by the tuned and the frozen pass;
 * the text tower computes what all prompts share at their start once (clip/prompts.py), and both towers compute the
   last layer only at the tokens that are read.
@@ -17,7 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -60,10 +62,22 @@ class TextTokens(NamedTuple):
     suffix: Float[Tensor, "*copies classes suffix width"]
     eot: Int[Tensor, " classes"]
 
+    def until(self, length: int) -> TextTokens:
+        """The same with a prefix of at most `length` tokens: what it held beyond goes into every suffix."""
+        moved = self.prefix[..., length:, :]
+        each = moved.unsqueeze(-3).expand(*self.suffix.shape[:-2], *moved.shape[-2:])
+        suffix = torch.cat([each, self.suffix], dim=-2)
+        return TextTokens(self.prefix[..., :length, :], suffix, self.eot + moved.shape[-2])
+
 
 Tokens = TypeVar("Tokens", Tensor, TextTokens)
 ImageEdit = Callable[[int, Tensor], Tensor]
 TextEdit = Callable[[int, TextTokens], TextTokens]
+Place = Literal["query", "key", "value", "output", "layer"]
+Beside = Callable[[int, Place, Tensor], "Tensor | None"]
+"""Called with (layer, place, input (..., width)), row by row: what to add to that place's output, or None. Places are
+the four projections of attention, and `layer`: input the layer's first norm, output the layer's own."""
+LayerBeside = Callable[[Place, Tensor], "Tensor | None"]
 
 
 @dataclass(frozen=True)
@@ -87,45 +101,73 @@ class Attention(nn.Module):
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
 
-    def _project(self, x: Tensor, start: int, count: int) -> tuple[Tensor, ...]:
+    def _project(self, x: Tensor, start: int, count: int, beside: LayerBeside | None) -> tuple[Tensor, ...]:
         """The `count` projections from `start` on (0 query, 1 key, 2 value), each (..., heads, N, head width)."""
         width = x.shape[-1]
         rows = slice(start * width, (start + count) * width)
-        out = F.linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows])
-        return out.unflatten(-1, (count, self.heads, -1)).movedim(-3, 0).transpose(-3, -2).unbind(0)
+        out = F.linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows]).unflatten(-1, (count, width))
+        if beside is not None:
+            names = PROJECTIONS[start : start + count]
+            out = torch.stack([_plus(part, beside, n, x) for n, part in zip(names, out.unbind(-2), strict=True)], -2)
+        return out.unflatten(-1, (self.heads, -1)).movedim(-3, 0).transpose(-3, -2).unbind(0)
 
-    def _merge(self, heads: Tensor) -> Tensor:
-        return self.out_proj(heads.transpose(-3, -2).flatten(-2))
+    def _merge(self, heads: Tensor, beside: LayerBeside | None) -> Tensor:
+        x = heads.transpose(-3, -2).flatten(-2)
+        return _plus(self.out_proj(x), beside, "output", x)
 
-    def forward(self, x: Tensor, read: int | None = None, causal: bool = False) -> Tensor:
+    def forward(
+        self, x: Tensor, read: int | None = None, causal: bool = False, beside: LayerBeside | None = None
+    ) -> Tensor:
         """Self-attention over (..., N, width); with `read`, only the first `read` tokens ask."""
         if read is None:
-            q, k, v = self._project(x, 0, 3)
+            q, k, v = self._project(x, 0, 3, beside)
         else:
-            (q,) = self._project(x[..., :read, :], 0, 1)
-            k, v = self._project(x, 1, 2)
-        return self._merge(F.scaled_dot_product_attention(q, k, v, is_causal=causal))
+            (q,) = self._project(x[..., :read, :], 0, 1, beside)
+            k, v = self._project(x, 1, 2, beside)
+        return self._merge(F.scaled_dot_product_attention(q, k, v, is_causal=causal), beside)
 
-    def branch(self, prefix: Tensor, suffix: Tensor, eot: Tensor | None = None) -> Tensor:
+    def ask(self, askers: Tensor, x: Tensor) -> Tensor:
+        """Attention of other tokens (..., K, width) to (..., N, width)."""
+        (q,) = self._project(askers, 0, 1, None)
+        k, v = self._project(x, 1, 2, None)
+        return self._merge(F.scaled_dot_product_attention(q, k, v), None)
+
+    def branch(
+        self,
+        prefix: Tensor,
+        suffix: Tensor,
+        eot: Tensor | None = None,
+        askers: Tensor | None = None,
+        beside: LayerBeside | None = None,
+    ) -> Tensor:
         """Causal attention of every class's suffix (..., C, S, width) to the shared prefix (..., P, width) and itself.
 
-        With `eot` (C,), only that token of each suffix asks: (..., C, 1, width).
+        With `eot` (C,), only that token of each suffix asks, (..., C, 1, width), or in its place `askers` (..., C, K, width).
         """
-        kp, vp = self._project(prefix, 1, 2)  # (..., heads, P, h)
+        kp, vp = self._project(prefix, 1, 2, beside)  # (..., heads, P, h)
         positions = torch.arange(suffix.shape[-2], device=suffix.device)
         if eot is None:
-            q, ks, vs = self._project(suffix, 0, 3)  # (..., C, heads, S, h)
+            q, ks, vs = self._project(suffix, 0, 3, beside)  # (..., C, heads, S, h)
             allowed = positions[None, :] <= positions[:, None]  # (S, S)
         else:
-            (q,) = self._project(pick(suffix, eot), 0, 1)
-            ks, vs = self._project(suffix, 1, 2)
+            (q,) = self._project(pick(suffix, eot) if askers is None else askers, 0, 1, beside)
+            ks, vs = self._project(suffix, 1, 2, beside)
             allowed = (positions <= eot[:, None])[:, None, None, :]  # (C, 1, 1, S)
         seen = allowed.new_ones((*allowed.shape[:-1], prefix.shape[-2]))
         shape = (*ks.shape[:-2], *kp.shape[-2:])
         k = torch.cat([kp.unsqueeze(-4).expand(shape), ks], dim=-2)
         v = torch.cat([vp.unsqueeze(-4).expand(shape), vs], dim=-2)
         mask = torch.cat([seen, allowed], dim=-1)
-        return self._merge(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+        return self._merge(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), beside)
+
+
+PROJECTIONS: tuple[Place, ...] = ("query", "key", "value")
+
+
+def _plus(out: Tensor, beside: LayerBeside | None, place: Place, x: Tensor) -> Tensor:
+    """What the frozen weights made of x, and what the method adds beside them."""
+    extra = None if beside is None else beside(place, x)
+    return out if extra is None else out + extra
 
 
 def pick(suffix: Float[Tensor, "*copies C S width"], eot: Int[Tensor, " C"]) -> Float[Tensor, "*copies C 1 width"]:
@@ -162,21 +204,38 @@ class Block(nn.Module):
         self.mlp = MLP(width, quick_gelu, hidden)
         self.ln_2 = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, read: int | None = None, causal: bool = False) -> Tensor:
-        x = x[..., :read, :] + self.attn(self.ln_1(x), read, causal)
-        return x + self.mlp(self.ln_2(x))
+    def forward(
+        self, x: Tensor, read: int | None = None, causal: bool = False, beside: LayerBeside | None = None
+    ) -> Tensor:
+        asking = self.ln_1(x)
+        x = x[..., :read, :] + self.attn(asking, read, causal, beside)
+        return _plus(x + self.mlp(self.ln_2(x)), beside, "layer", asking[..., :read, :])
 
-    def branch(self, tokens: TextTokens) -> TextTokens:
+    def ask(self, askers: Tensor, x: Tensor) -> Tensor:
+        """The layer for tokens (..., K, width) that read those of `x` and are read by none."""
+        askers = askers + self.attn.ask(self.ln_1(askers), self.ln_1(x))
+        return askers + self.mlp(self.ln_2(askers))
+
+    def branch(self, tokens: TextTokens, beside: LayerBeside | None = None) -> TextTokens:
         """One causal layer over prompts: the prefix once, the suffixes on top of it."""
         prefix, suffix = self.ln_1(tokens.prefix), self.ln_1(tokens.suffix)
-        after = tokens.suffix + self.attn.branch(prefix, suffix)
-        return TextTokens(self(tokens.prefix, causal=True), after + self.mlp(self.ln_2(after)), tokens.eot)
+        after = tokens.suffix + self.attn.branch(prefix, suffix, beside=beside)
+        after = _plus(after + self.mlp(self.ln_2(after)), beside, "layer", suffix)
+        if tokens.prefix.shape[-2] == 0:
+            return TextTokens(tokens.prefix, after, tokens.eot)
+        return TextTokens(self(tokens.prefix, causal=True, beside=beside), after, tokens.eot)
 
-    def branch_last(self, tokens: TextTokens) -> Tensor:
+    def branch_last(self, tokens: TextTokens, beside: LayerBeside | None = None) -> Tensor:
         """The same layer where nothing but EOT is read afterwards: (..., C, width)."""
-        attended = self.attn.branch(self.ln_1(tokens.prefix), self.ln_1(tokens.suffix), tokens.eot)
-        after = pick(tokens.suffix, tokens.eot) + attended
-        return (after + self.mlp(self.ln_2(after))).squeeze(-2)
+        prefix, suffix = self.ln_1(tokens.prefix), self.ln_1(tokens.suffix)
+        after = pick(tokens.suffix, tokens.eot) + self.attn.branch(prefix, suffix, tokens.eot, beside=beside)
+        return _plus(after + self.mlp(self.ln_2(after)), beside, "layer", pick(suffix, tokens.eot)).squeeze(-2)
+
+    def branch_ask(self, askers: Tensor, tokens: TextTokens) -> Tensor:
+        """The same layer for tokens (..., C, K, width) that read each prompt up to EOT and are read by none."""
+        prefix, suffix = self.ln_1(tokens.prefix), self.ln_1(tokens.suffix)
+        askers = askers + self.attn.branch(prefix, suffix, tokens.eot, self.ln_1(askers))
+        return askers + self.mlp(self.ln_2(askers))
 
 
 class Transformer(nn.Module):
@@ -226,18 +285,35 @@ class ImageTower(nn.Module):
             x = self.transformer.layer(number)(x)
         return Stem(layer, x)
 
-    def finish(self, stem: Stem[Tensor], edit: ImageEdit | None = None, read: int = 1) -> Tensor:
+    def finish(
+        self, stem: Stem[Tensor], edit: ImageEdit | None = None, read: int = 1, beside: Beside | None = None
+    ) -> Tensor:
         """From a stem to the outputs of the last layer at the first `read` tokens: (batch, read, width)."""
         x, last = stem.tokens, len(self.transformer)
         for number in range(stem.layer, last + 1):
             if edit is not None:
                 x = edit(number, x)
-            x = self.transformer.layer(number)(x, read if number == last else None)
+            extra = None if beside is None else partial(beside, number)
+            x = self.transformer.layer(number)(x, read if number == last else None, beside=extra)
         return x
 
-    def features(self, stem: Stem[Tensor], edit: ImageEdit | None = None) -> Float[Tensor, "batch dim"]:
+    def features(
+        self, stem: Stem[Tensor], edit: ImageEdit | None = None, beside: Beside | None = None
+    ) -> Float[Tensor, "batch dim"]:
         """The class token's feature, not normalised."""
-        return self.ln_post(self.finish(stem, edit)[:, 0]) @ self.proj
+        return self.ln_post(self.finish(stem, edit, beside=beside)[..., 0, :]) @ self.proj
+
+    def read_only(
+        self, stem: Stem[Tensor], askers: Float[Tensor, "#batch k width"]
+    ) -> Float[Tensor, "batch k dim"]:
+        """Features of tokens that read the image at every layer and are read by none, not normalised."""
+        x, last = stem.tokens, len(self.transformer)
+        askers = askers.expand(len(x), -1, -1)
+        for number in range(stem.layer, last + 1):
+            askers = self.transformer.layer(number).ask(askers, x)
+            if number < last:
+                x = self.transformer.layer(number)(x)
+        return self.ln_post(askers) @ self.proj
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
         """Image features, not normalised, with gradient through every layer."""
@@ -271,16 +347,34 @@ class TextTower(nn.Module):
         return Stem(layer, tokens)
 
     def text_features(
-        self, stem: Stem[TextTokens], edit: TextEdit | None = None
+        self, stem: Stem[TextTokens], edit: TextEdit | None = None, beside: Beside | None = None
     ) -> Float[Tensor, "*copies classes dim"]:
         """From a stem to the feature of each prompt's EOT token, not normalised."""
         tokens, last = stem.tokens, len(self.transformer)
         for number in range(stem.layer, last + 1):
             if edit is not None:
                 tokens = edit(number, tokens)
+            extra = None if beside is None else partial(beside, number)
             if number < last:
-                tokens = self.transformer.layer(number).branch(tokens)
-        return self.ln_final(self.transformer.layer(last).branch_last(tokens)) @ self.text_projection
+                tokens = self.transformer.layer(number).branch(tokens, extra)
+        return self.ln_final(self.transformer.layer(last).branch_last(tokens, extra)) @ self.text_projection
+
+    @torch.no_grad()
+    def text_stages(self, prompts: Prompts) -> list[TextTokens]:
+        """The tokens that enter each layer: what `text_read_only` reads, a constant of the prompts."""
+        stages = [self.embed_prompts(prompts)]
+        for number in range(1, len(self.transformer)):
+            stages.append(self.transformer.layer(number).branch(stages[-1]))
+        return stages
+
+    def text_read_only(
+        self, stages: list[TextTokens], askers: Float[Tensor, "k width"]
+    ) -> Float[Tensor, "classes k dim"]:
+        """Features of tokens that read each prompt up to its EOT at every layer and are read by none, not normalised."""
+        askers = askers.expand(len(stages[0].eot), -1, -1)
+        for number, tokens in enumerate(stages, start=1):
+            askers = self.transformer.layer(number).branch_ask(askers, tokens)
+        return self.ln_final(askers) @ self.text_projection
 
 
 class CLIP(TextTower):

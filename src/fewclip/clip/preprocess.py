@@ -30,7 +30,7 @@ __all__ = ["MAX_PIXELS", "MEAN", "STD", "Preprocess", "Source", "read_image"]
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
-_SCALE, _RATIO = (0.5, 1.0), (3 / 4, 4 / 3)  # of CoOp's training crops
+_RATIO = (3 / 4, 4 / 3)  # of CoOp's training crops
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,10 @@ class Preprocess:
         left, top = round((image.width - size) / 2.0), round((image.height - size) / 2.0)
         return self._normalise(image.crop((left, top, left + size, top + size)))
 
-    def augment(self, image: Source, generator: torch.Generator) -> Float[Tensor, "3 size size"]:
-        """A random part of the image (half to all of its area, 3:4 to 4:3), resized, and every other time mirrored.
+    def augment(
+        self, image: Source, generator: torch.Generator, smallest: float = 0.5
+    ) -> Float[Tensor, "3 size size"]:
+        """A random part of the image (`smallest` to all of its area, 3:4 to 4:3), resized, every other time mirrored.
 
         The draws are torchvision's, in its order, so the same seed gives the same crops.
 
@@ -92,7 +94,7 @@ class Preprocess:
             DataError: the image can't be read.
         """
         image = read_image(image)
-        left, top, width, height = _random_box(image.width, image.height, generator)
+        left, top, width, height = _random_box(image.width, image.height, generator, smallest)
         image = _resize(image.crop((left, top, left + width, top + height)), self.image_size, self.image_size)
         if torch.rand(1, generator=generator).item() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -124,11 +126,11 @@ def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
     return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def _random_box(width: int, height: int, generator: torch.Generator) -> tuple[int, int, int, int]:
+def _random_box(width: int, height: int, generator: torch.Generator, smallest: float) -> tuple[int, int, int, int]:
     """Left, top, width and height of a training crop: ten tries, then the largest central part of an allowed ratio."""
     low, high = _RATIO
     for _ in range(10):
-        area = width * height * torch.empty(1).uniform_(*_SCALE, generator=generator).item()
+        area = width * height * torch.empty(1).uniform_(smallest, 1.0, generator=generator).item()
         ratio = torch.exp(torch.empty(1).uniform_(math.log(low), math.log(high), generator=generator)).item()
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:

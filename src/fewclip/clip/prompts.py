@@ -7,9 +7,11 @@ at their start ("a photo of a") are the same for every class, so the tower runs 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -18,31 +20,56 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Token ids (C, length), cut behind the longest EOT; each row's EOT position; how many tokens all rows share."""
+    """Token ids (C, length), cut behind the longest EOT; each row's EOT position; how many tokens all rows share.
+
+    `names` says how many tokens each class name has, for methods that move it. `templates` are further sentences about
+    the same classes, for methods that ask for them (`Method.sentences`). `labels` are the classes' labels in training, -1
+    for one that was not trained on; None where these are the training classes in order.
+    """
 
     tokens: Int[Tensor, "classes length"]
     eot: Int[Tensor, " classes"]
     prefix: int
+    names: Int[Tensor, " classes"] | None = None
+    templates: tuple[Prompts, ...] = ()
+    labels: Int[Tensor, " classes"] | None = None
 
     @classmethod
-    def from_tokens(cls, tokens: Int[Tensor, "classes context"], longest_prefix: int | None = None) -> Prompts:
+    def from_tokens(
+        cls,
+        tokens: Int[Tensor, "classes context"],
+        longest_prefix: int | None = None,
+        *,
+        names: Int[Tensor, " classes"] | None = None,
+        templates: Sequence[Int[Tensor, "classes context"]] = (),
+        labels: Int[Tensor, " classes"] | None = None,
+    ) -> Prompts:
         """From rows of token ids, in which EOT is the largest id (CLIP's vocabulary is ordered so).
 
-        `longest_prefix` ends the prefix earlier: a method whose tokens differ from class to class sets it to where
-        they begin. EOT itself is never part of the prefix.
+        `longest_prefix` ends the prefix earlier. EOT itself is never part of the prefix.
         """
         eot = tokens.argmax(dim=1)
         tokens = tokens[:, : int(eot.max()) + 1]
         alike = (tokens == tokens[0]).all(dim=0)
         prefix = int(alike.long().cumprod(0).sum())
         prefix = min(prefix, int(eot.min()))
-        if longest_prefix is not None:
-            prefix = min(prefix, longest_prefix)
-        return cls(tokens, eot, prefix)
+        sentences = tuple(cls.from_tokens(template) for template in templates)
+        prompts = cls(tokens, eot, prefix, names, sentences, labels)
+        return prompts if longest_prefix is None else prompts.until(longest_prefix)
+
+    def until(self, longest_prefix: int) -> Prompts:
+        """The same with a prefix of at most that many tokens, for a method whose tokens differ from there on."""
+        return replace(self, prefix=min(self.prefix, longest_prefix))
 
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def __getitem__(self, rows: slice) -> Prompts:
+    def __getitem__(self, rows: slice | list[int]) -> Prompts:
         """Some of the classes; the prefix stays as it is."""
-        return Prompts(self.tokens[rows], self.eot[rows], self.prefix)
+        names, labels = (None if part is None else part[rows] for part in (self.names, self.labels))
+        templates = tuple(template[rows] for template in self.templates)
+        return Prompts(self.tokens[rows], self.eot[rows], self.prefix, names, templates, labels)
+
+    def training_labels(self) -> Int[Tensor, " classes"]:
+        """The labels, where none are given the row numbers."""
+        return torch.arange(len(self)) if self.labels is None else self.labels

@@ -63,6 +63,7 @@ class TrainingBatches:
         *,
         batch_size: int,
         seed: int,
+        crop_min: float = 0.5,
         cache_bytes: int = 2 << 30,
         share: tuple[int, int] = (0, 1),
         threads: int = 2,
@@ -71,7 +72,7 @@ class TrainingBatches:
         self.dataset, self.preprocess, self.seed = dataset, preprocess, seed
         self.batch_size = min(batch_size, len(dataset))
         self.rank, self.processes = share
-        self.threads = threads
+        self.threads, self.crop_min = threads, crop_min
         self.decoded = DecodedImages(dataset.images, cache_bytes)
 
     def __len__(self) -> int:
@@ -93,7 +94,7 @@ class TrainingBatches:
         return lambda: Batch(_stack(images), labels, len(batch))
 
     def _image(self, epoch: int, index: int) -> Tensor:
-        return self.preprocess.augment(self.decoded[index], generator(self.seed, "augment", epoch, index))
+        return self.preprocess.augment(self.decoded[index], generator(self.seed, "augment", epoch, index), self.crop_min)
 
 
 def _stack(images: list[Future[Tensor]]) -> Tensor:

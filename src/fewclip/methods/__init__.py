@@ -7,11 +7,56 @@ from typing import Any
 
 from fewclip.errors import SettingsError
 from fewclip.methods.base import Method
+from fewclip.methods.clip_adapter import CLIPAdapter
+from fewclip.methods.clip_lora import CLIPLoRA
+from fewclip.methods.cocoop import CoCoOp
+from fewclip.methods.coop import CoOp
+from fewclip.methods.kgcoop import KgCoOp
+from fewclip.methods.linear_probe import LinearProbe
+from fewclip.methods.maple import MaPLe
+from fewclip.methods.metaprompt import MetaPrompt
+from fewclip.methods.mma import MMA
 from fewclip.methods.mmrl import MMRL
 from fewclip.methods.mmrlpp import MMRLpp
+from fewclip.methods.plot import PLOT
+from fewclip.methods.proda import ProDA
+from fewclip.methods.prograd import ProGrad
+from fewclip.methods.promptsrc import PromptSRC
+from fewclip.methods.provp import ProVP
+from fewclip.methods.rpo import RPO
+from fewclip.methods.tcp import TCP
+from fewclip.methods.tip_adapter import TipAdapter, TipAdapterF
 from fewclip.methods.zero_shot import ZeroShot
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (ZeroShot, MMRL, MMRLpp)}
+KINDS: tuple[type[Method], ...] = (
+    ZeroShot,
+    # features and classifiers
+    LinearProbe,
+    CLIPAdapter,
+    TipAdapter,
+    TipAdapterF,
+    # context in the prompt
+    CoOp,
+    CoCoOp,
+    KgCoOp,
+    ProGrad,
+    ProDA,
+    PLOT,
+    TCP,
+    # tokens in the towers
+    ProVP,
+    RPO,
+    MaPLe,
+    PromptSRC,
+    MetaPrompt,
+    # beside the towers' weights
+    MMA,
+    CLIPLoRA,
+    # representation space
+    MMRL,
+    MMRLpp,
+)
+METHODS: dict[str, type[Method]] = {method.name: method for method in KINDS}
 
 
 def find(name: str) -> type[Method]:

@@ -7,8 +7,10 @@ so `parameters()` are what trains and `state_dict()` is what an adapter file sto
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from fewclip.clip.model import CLIP
@@ -18,7 +20,45 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 SCALE = 100.0
-"""Logit scale of the published methods: a constant, where CLIP's own parameter is exp(4.6052)."""
+"""Logit scale of MMRL, Tip-Adapter and CLIP-LoRA: a constant, where CLIP's own parameter is exp(4.6052)."""
+
+Loss = Callable[[Tensor, Tensor], "dict[str, Tensor]"]
+"""Of images and labels: the `loss`, with the outputs it was made from."""
+Gradients = list["Tensor | None"]
+"""One for each trained parameter."""
+
+
+class Step(Protocol):
+    """A training batch with all that a method may do with it; the loop's is `fewclip.training.BatchStep`."""
+
+    number: int
+    """Steps of the run before this one."""
+    seed: int
+    lr: float
+
+    images: Tensor
+    labels: Tensor
+    """This process's share of the batch."""
+
+    def gradients(self, loss: Loss, *names: str) -> list[tuple[Tensor, Gradients]]:
+        """Of each named loss among what `loss` returns: its value over the whole batch, and its gradient for each
+        parameter (None where it doesn't depend on one)."""
+
+    def update(self, gradients: Gradients) -> None:
+        """One step of the optimiser with these gradients."""
+
+
+class Examples(Protocol):
+    """The training images for methods that learn from their features: `fewclip.data.examples`."""
+
+    labels: Int[Tensor, " images"]
+    classes: int
+
+    def plain(self) -> Iterable[Tensor]:
+        """All images as they are predicted, in order: batches of normalised pixels."""
+
+    def augmented(self, number: int) -> Iterable[Tensor]:
+        """All images in order, as cropped and mirrored for the `number`-th time."""
 
 
 class Method(nn.Module, ABC):
@@ -27,12 +67,21 @@ class Method(nn.Module, ABC):
     name: ClassVar[str]
     title: ClassVar[str]
     paper: ClassVar[str]
+    """Authors, venue and year."""
     trained: ClassVar[str]
     """What is trained, in a few words, for the table of methods."""
+    parameters_b16: ClassVar[str] = ""
+    """How many numbers that is on ViT-B/16 with default settings; tests/test_parameters.py counts them."""
     new_classes: ClassVar[str]
     """What it says of classes that it was not trained on, in a few words; empty where it can say nothing."""
     Settings: ClassVar[type]
     """Its dataclass of settings."""
+    training: ClassVar[Mapping[str, Any]] = {}
+    """Fields of `TrainSettings` whose published values differ from the defaults there."""
+    sized_by_data: ClassVar[tuple[str, ...]] = ()
+    """Tensors whose shape is known when the training classes or images are; `load_state_dict` takes any shape."""
+    whole_batches: ClassVar[bool] = False
+    """The loss compares the images of a batch, so that it can't be split into parts or over processes."""
 
     clip: CLIP
     settings: Any
@@ -42,16 +91,42 @@ class Method(nn.Module, ABC):
         object.__setattr__(self, "clip", clip)  # beside the module, not in it
         self.settings = self.Settings() if settings is None else settings
 
+    # Before training
+
+    def sentences(self, template: str) -> tuple[str, tuple[str, ...]]:
+        """The sentence whose tokens `Prompts` hold, and those of its `templates`, each with `{}` for the class name."""
+        return template, ()
+
     def prepare(self, prompts: Prompts) -> None:
         """Compute once, before the first step, what training on these classes needs of the frozen text tower."""
+
+    def memorise(self, examples: Examples, val: Examples | None = None) -> None:
+        """Learn what needs no gradient: called once, between `prepare` and the first step."""
+
+    # Training
 
     @abstractmethod
     def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
         """The training loss of a batch of normalised pixels as `loss`, with the named outputs that it was made from.
 
         `prepare` must have been called. `loss` is a mean over the batch plus terms that don't depend on it, so the
-        shares of a batch can be weighted by their size and added up.
+        shares of a batch can be weighted by their size and added up (unless `whole_batches`).
         """
+
+    def step(self, step: Step) -> Tensor:
+        """One training step; returns its loss. Most methods follow the gradient of `loss`."""
+        ((loss, gradients),) = step.gradients(self.loss, "loss")
+        step.update(gradients)
+        return loss
+
+    def end_epoch(self, epoch: int, epochs: int) -> None:
+        """Called behind the last step of each epoch, counted from 1."""
+
+    def training_state(self) -> dict[str, Tensor]:
+        """Tensors that training needs and the adapter doesn't; a checkpoint keeps them and writes them back in place."""
+        return {}
+
+    # Scoring
 
     @abstractmethod
     def encode_classes(self, prompts: Prompts) -> Any:
@@ -63,9 +138,29 @@ class Method(nn.Module, ABC):
     ) -> Float[Tensor, "batch classes"]:
         """Logits over candidate classes; softmax makes them probabilities. `seen`: trained on that class."""
 
+    # What is the same for all
+
+    @property
+    def scale(self) -> Tensor:
+        """CLIP's own logit scale, exp of its parameter."""
+        return self.clip.logit_scale.exp()
+
+    @property
+    def answers_new(self) -> bool:
+        """Whether it can score classes that it was not trained on."""
+        return bool(self.new_classes)
+
     def parameter_count(self) -> int:
         """How many numbers are trained."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        for name in self.sized_by_data:
+            if name in state_dict:
+                owner, _, last = name.rpartition(".")
+                tensor = getattr(self.get_submodule(owner), last)
+                tensor.data = tensor.new_empty(state_dict[name].shape)
+        return super().load_state_dict(state_dict, strict, assign)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         return self.loss(images, labels)
@@ -74,3 +169,8 @@ class Method(nn.Module, ABC):
 def unit(x: Float[Tensor, "*n dim"]) -> Float[Tensor, "*n dim"]:
     """L2-normalised features."""
     return x / x.norm(dim=-1, keepdim=True)
+
+
+def normal(*shape: int, std: float = 0.02) -> nn.Parameter:
+    """A parameter of that shape from N(0, std²)."""
+    return nn.Parameter(std * torch.randn(shape))

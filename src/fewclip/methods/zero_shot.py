@@ -1,6 +1,6 @@
-"""Zero-shot CLIP: every class name becomes a sentence, the sentences' features a linear classifier.
+"""Zero-shot CLIP: every class name becomes a sentence, or several, and their features a linear classifier.
 
-Radford et al., ICML 2021. Nothing is trained.
+Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021. Nothing is trained.
 """
 
 from __future__ import annotations
@@ -8,43 +8,41 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from fewclip.clip.prompts import Prompts
-from fewclip.methods.base import Method, unit
+from fewclip.methods import frozen
+from fewclip.methods.cosine import CosineMethod
+from fewclip.templates import SELECTED_TEMPLATES
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroShotSettings:
-    """Zero-shot CLIP has nothing to set."""
+    ensemble: bool = False
+    """Average the features of seven further sentences ("itap of a {}.", …) with the template's."""
 
 
-class ZeroShot(Method):
+class ZeroShot(CosineMethod):
     name = "zero-shot"
     title = "CLIP zero-shot"
     paper = "Radford et al., ICML 2021"
     trained = "nothing"
+    parameters_b16 = "0"
     new_classes = "the same as of any class"
     Settings = ZeroShotSettings
+    settings: ZeroShotSettings
+
+    def sentences(self, template: str) -> tuple[str, tuple[str, ...]]:
+        extra = [t for t in SELECTED_TEMPLATES if t != template] if self.settings.ensemble else []
+        return template, (*extra, template)
+
+    def read(self, prompts: Prompts) -> Float[Tensor, "classes dim"]:
+        """Unit text features w (C, d); of several sentences the normalised mean of their unit features."""
+        return frozen.ensemble(self.clip, prompts.templates or (prompts,))
 
     def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
         """Never called: without parameters there is no training."""
         raise RuntimeError("zero-shot CLIP has no parameters and so no training loss")
-
-    def encode_classes(self, prompts: Prompts) -> Float[Tensor, "classes dim"]:
-        """Unit text features w (C, d)."""
-        return unit(self.clip.text_features(self.clip.text_stem(prompts)))
-
-    def scores(
-        self,
-        images: Float[Tensor, "batch 3 height width"],
-        classes: Float[Tensor, "classes dim"],
-        seen: Bool[Tensor, " classes"],
-    ) -> Float[Tensor, "batch classes"]:
-        """exp(logit_scale) · cos(f, w)."""
-        features = unit(self.clip.visual.features(self.clip.visual.stem(images)))
-        return torch.exp(self.clip.logit_scale) * features @ classes.T

@@ -1,0 +1,144 @@
+"""CLIP-LoRA: low-rank updates of the attention projections of both towers.
+
+Zanella and Ben Ayed, "Low-Rank Few-Shot Adaptation of Vision-Language Models", CVPR Workshops 2024 (arXiv 2405.18541):
+a projection W becomes W + (α/√r)·B A, fitted by cross-entropy with one set of settings for all data. (The paper's γ is
+α/r; its code's, and so this, α/√r.) In training each class drops out its own inputs, so the prompts share no prefix then.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewclip.clip.model import CLIP, Beside, Place, Stem, TextTokens
+from fewclip.clip.prompts import Prompts
+from fewclip.errors import SettingsError
+from fewclip.methods import frozen
+from fewclip.methods.base import SCALE, unit
+from fewclip.methods.cosine import CosineMethod
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+PLACES: dict[str, Place] = {"q": "query", "k": "key", "v": "value", "o": "output"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CLIPLoRASettings:
+    rank: int = 2
+    """r: rank of each update."""
+    alpha: float = 1.0
+    """α: an update is multiplied by α/√r."""
+    projections: str = "qkv"
+    """Which projections: letters of q, k, v and o (the output projection)."""
+    layers: Literal["all", "bottom", "mid", "up", "half-bottom", "half-up"] = "all"
+    """Which layers of a tower: all, a third of them, or a half."""
+    towers: Literal["both", "image", "text"] = "both"
+    """Which towers."""
+    dropout: float = 0.25
+    """Share of an update's inputs that is dropped in training."""
+
+
+class Updates(nn.Module):
+    """Factors of one tower's updates: A (n, p, r, width), B (n, p, width, r), a row a layer and projection."""
+
+    def __init__(self, layers: list[int], projections: int, width: int, rank: int) -> None:
+        super().__init__()
+        self.layers = layers
+        bound = width**-0.5
+        self.down = nn.Parameter(torch.empty(len(layers), projections, rank, width).uniform_(-bound, bound))
+        self.up = nn.Parameter(torch.zeros(len(layers), projections, width, rank))
+
+
+class CLIPLoRA(CosineMethod):
+    name = "clip-lora"
+    title = "CLIP-LoRA"
+    paper = "Zanella and Ben Ayed, CVPR Workshops 2024"
+    trained = "low-rank updates of the attention projections of both towers"
+    parameters_b16 = "184,320"
+    new_classes = "the same updated towers"
+    Settings = CLIPLoRASettings
+    training = {
+        "optimizer": "adamw",
+        "lr": 2e-4,
+        "weight_decay": 0.01,
+        "batch_size": 32,
+        "epochs": 0,
+        "steps_per_shot": 500,
+        "schedule": "step",
+        "warmup_epochs": 0,
+        "min_lr": 1e-6,
+        "crop_min": 0.08,
+    }
+    settings: CLIPLoRASettings
+
+    def __init__(self, clip: CLIP, settings: CLIPLoRASettings | None = None) -> None:
+        super().__init__(clip, settings)
+        s, config = self.settings, clip.config
+        if s.rank < 1 or not s.projections or set(s.projections) - set(PLACES):
+            raise SettingsError(f"rank is {s.rank} and projections {s.projections!r}: expected at least 1, and letters of qkvo.")
+        count = len(s.projections)
+        self.places = [PLACES[letter] for letter in s.projections]
+        self.image, self.text = None, None
+        if s.towers != "text":
+            self.image = Updates(chosen(s.layers, config.vision_layers), count, config.vision_width, s.rank)
+        if s.towers != "image":
+            self.text = Updates(chosen(s.layers, config.text_layers), count, config.text_width, s.rank)
+
+    @property
+    def scale(self) -> Tensor:
+        return self.clip.logit_scale.new_tensor(SCALE)
+
+    def drop(self, updates: Updates, layer: int, place: Place, x: Tensor) -> Tensor:
+        """Dropout on the input of an update alone; the frozen projection sees all of it."""
+        return F.dropout(x, self.settings.dropout, self.training)
+
+    def beside(self, updates: Updates | None) -> Beside | None:
+        """What the updates of a tower add to its projections."""
+        if updates is None:
+            return None
+        gain = self.settings.alpha / math.sqrt(self.settings.rank)
+
+        def add(layer: int, place: Place, x: Tensor) -> Tensor | None:
+            if layer not in updates.layers or place not in self.places:
+                return None
+            row = updates.layers.index(layer), self.places.index(place)
+            x = self.drop(updates, layer, place, x)
+            return gain * (x @ updates.down[row].T) @ updates.up[row].T
+
+        return add
+
+    def prepare(self, prompts: Prompts) -> None:
+        super().prepare(prompts.until(0) if self.settings.dropout else prompts)
+
+    def read(self, prompts: Prompts) -> Stem[TextTokens]:
+        first = min(self.text.layers) if self.text is not None else 1
+        return self.clip.text_stem(prompts, first)
+
+    def class_features(self, read: Stem[TextTokens]) -> Float[Tensor, "classes dim"]:
+        return unit(self.clip.text_features(read, beside=self.beside(self.text)))
+
+    def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
+        if self.image is None:
+            return frozen.image_features(self.clip, images)
+        stem = self.clip.visual.stem(images, min(self.image.layers))
+        return unit(self.clip.visual.features(stem, beside=self.beside(self.image)))
+
+
+def chosen(which: str, depth: int) -> list[int]:
+    """The layers of that name, counted from 1."""
+    third, half = depth // 3, depth // 2
+    spans = {
+        "all": (0, depth),
+        "bottom": (0, third),
+        "mid": (third, 2 * third),
+        "up": (2 * third, depth),
+        "half-bottom": (0, half),
+        "half-up": (half, depth),
+    }
+    return [number + 1 for number in range(*spans[which])]

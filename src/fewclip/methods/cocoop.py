@@ -1,0 +1,94 @@
+"""CoCoOp: a small network turns each image's feature into a shift of the context, so every image has its own prompts.
+
+Zhou, Yang, Loy and Liu, "Conditional Prompt Learning for Vision-Language Models", CVPR 2022 (arXiv 2203.05557), eq. 3:
+v_m(x) = v_m + h(f(x)), p(y|x) ∝ exp(cos(f, g(t_y(x))) / τ).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewclip.clip.model import CLIP
+from fewclip.clip.prompts import Prompts
+from fewclip.methods import frozen
+from fewclip.methods.base import Method, normal, unit
+from fewclip.methods.context import Slots, embed_words, sentence
+from fewclip.methods.coop import COOP_TRAINING
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+PROMPTS_AT_ONCE = 2048
+"""Image-specific prompts that scoring keeps in memory together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoCoOpSettings:
+    context_tokens: int = 4
+    """M: learned vectors."""
+    words: str = "a photo of a"
+    """Words whose embeddings they start from, if there are at least M; else they start from N(0, 0.02²)."""
+    reduction: int = 16
+    """How much narrower than the joint space the network's middle is."""
+
+
+class CoCoOp(Method):
+    name = "cocoop"
+    title = "CoCoOp"
+    paper = "Zhou et al., CVPR 2022"
+    trained = "context vectors of the prompt, a network from image features to their shift"
+    parameters_b16 = "35,360"
+    new_classes = "prompts made for each image, with the new name"
+    Settings = CoCoOpSettings
+    training = {**COOP_TRAINING, "epochs": 10, "batch_size": 1}
+    settings: CoCoOpSettings
+
+    def __init__(self, clip: CLIP, settings: CoCoOpSettings | None = None) -> None:
+        super().__init__(clip, settings)
+        dim, width = clip.config.embed_dim, clip.config.text_width
+        hidden = max(1, dim // self.settings.reduction)
+        self.context = normal(self.settings.context_tokens, width)
+        self.meta_net = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, width))
+
+    def sentences(self, template: str) -> tuple[str, tuple[str, ...]]:
+        return sentence(self.settings.context_tokens, self.settings.words), ()
+
+    @torch.no_grad()
+    def prepare(self, prompts: Prompts) -> None:
+        if len(self.settings.words.split()) >= self.settings.context_tokens:
+            self.context.copy_(embed_words(self.clip, prompts, 1, self.settings.context_tokens))
+        self._slots = self.encode_classes(prompts)
+
+    def text_features(
+        self, slots: Slots, shift: Float[Tensor, "batch width"]
+    ) -> Float[Tensor, "batch classes dim"]:
+        """Every image's own class features, L2-normalised."""
+        return unit(self.clip.text_features(slots.fill(self.context + shift[:, None])))
+
+    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+        f = frozen.image_features(self.clip, images)
+        shift = self.meta_net(f)
+        w = self.text_features(self._slots, shift)
+        logits = self.scale * (w @ f[..., None]).squeeze(-1)
+        out = {"image_features": f, "text_features": w, "ctx_bias": shift, "logits": logits}
+        return out | {"loss": F.cross_entropy(logits, labels)}
+
+    def encode_classes(self, prompts: Prompts) -> Slots:
+        """The prompts but for the context, which waits for the image."""
+        return Slots(self.clip, prompts, self.settings.context_tokens)
+
+    def scores(
+        self, images: Float[Tensor, "batch 3 height width"], classes: Slots, seen: Bool[Tensor, " classes"]
+    ) -> Float[Tensor, "batch classes"]:
+        """scale · cos(f_b, w_bc), a few images at a time."""
+        f = frozen.image_features(self.clip, images)
+        few = max(1, PROMPTS_AT_ONCE // len(classes.eot))
+        rows = [
+            (self.text_features(classes, self.meta_net(part)) @ part[..., None]).squeeze(-1) for part in f.split(few)
+        ]
+        return self.scale * torch.cat(rows)

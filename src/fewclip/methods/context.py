@@ -1,0 +1,91 @@
+"""Learned context: vectors in the place of a prompt's words, the idea of CoOp and its family.
+
+A prompt is start token, M context vectors, class name, rest. What is not learned is embedded once; the context is put in
+at every step. While it is the same for all classes and stands in front of the name, it is part of the prefix that the
+text tower runs once for all classes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from fewclip.clip.model import CLIP, Stem, TextTokens
+from fewclip.clip.prompts import Prompts
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+Position = Literal["end", "middle", "front"]
+"""Where the class name stands: behind the context, in the middle of it, before it."""
+
+
+def sentence(context_tokens: int, words: str = "", tail: str = ".") -> str:
+    """A sentence with room for the context before the class name: its first `context_tokens` words are replaced.
+
+    These are `words`, with place-holders before them if they are fewer; further ones stay.
+    """
+    given = words.split()
+    return " ".join(["X"] * (context_tokens - len(given)) + given + ["{}"]) + tail
+
+
+def embed_words(clip: CLIP, prompts: Prompts, first: int, count: int) -> Float[Tensor, "count width"]:
+    """Embeddings of `count` tokens from position `first` on, the same in all prompts."""
+    return clip.token_embedding(prompts.tokens[0, first : first + count].to(clip.device)).detach()
+
+
+class Slots:
+    """Prompts in which the M tokens behind the start token are replaced by context vectors.
+
+    `own`: each class has its own. `position`: where the class name stands; if not at the end, `Prompts.names` is needed.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self, clip: CLIP, prompts: Prompts, context_tokens: int, position: Position = "end", own: bool = False
+    ) -> None:
+        before = {"end": context_tokens, "middle": context_tokens // 2, "front": 0}[position]
+        longest = 1 if own else 1 + before if position != "end" else prompts.prefix
+        split = min(prompts.prefix, longest)
+        order = _order(prompts, context_tokens, before, moved=position != "end").to(clip.device)
+        length = order.shape[1]
+        self.embedded = clip.token_embedding(prompts.tokens.to(clip.device))  # (C, L, width), without position
+        self.prefix_order, self.suffix_order = order[0, :split], order[:, split:, None]
+        self.prefix_position, self.suffix_position = clip.positional_embedding[:length].detach().split(
+            [split, length - split]
+        )
+        self.eot = prompts.eot.to(clip.device) - split
+        self.own = own
+        self.frozen_suffix: Tensor | None = None
+        if not bool((self.suffix_order >= length).any()):
+            self.frozen_suffix = self.embedded.take_along_dim(self.suffix_order, -2) + self.suffix_position
+
+    def fill(self, context: Float[Tensor, "*copies m width"]) -> Stem[TextTokens]:
+        """The tokens that enter layer 1. With `own`, `context` is (*copies, C, M, width)."""
+        shared = context[..., 0, :, :] if self.own else context
+        copies, embedded = shared.shape[:-2], self.embedded
+        start = embedded[0].expand(*copies, -1, -1)
+        prefix = torch.cat([start, shared], dim=-2)[..., self.prefix_order, :] + self.prefix_position
+        if self.frozen_suffix is not None:
+            suffix = self.frozen_suffix.expand(*copies, -1, -1, -1)
+        else:
+            each = context if self.own else context.unsqueeze(-3).expand(*copies, len(embedded), -1, -1)
+            source = torch.cat([embedded.expand(*copies, -1, -1, -1), each], dim=-2)
+            suffix = source.take_along_dim(self.suffix_order, -2) + self.suffix_position
+        return Stem(1, TextTokens(prefix, suffix, self.eot))
+
+
+def _order(prompts: Prompts, context_tokens: int, before: int, moved: bool) -> Int[Tensor, "classes length"]:
+    """For each position of a filled prompt, what stands there: a token of the prompt, or L + m for context vector m."""
+    length = prompts.tokens.shape[1]
+    context = list(range(length, length + context_tokens))
+    rest = list(range(1 + context_tokens, length))
+    if not moved:
+        return torch.tensor([[0, *context, *rest]]).expand(len(prompts), -1)
+    assert prompts.names is not None, "these prompts don't say where the class names end"
+    rows = [
+        [0, *context[:before], *rest[:name], *context[before:], *rest[name:]] for name in prompts.names.tolist()
+    ]
+    return torch.tensor(rows)

@@ -1,0 +1,58 @@
+"""The shape that most methods share: one unit feature an image, one a class, their cosine, cross-entropy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from fewclip.clip.prompts import Prompts
+from fewclip.methods import frozen
+from fewclip.methods.base import Method
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+
+class CosineMethod(Method):
+    """logits = scale · f wᵀ, loss = CE(logits, y). A subclass overrides the feature that it changes.
+
+    Unless it does, features are frozen CLIP's. `read` is the constant part of the text side, computed once for a set of
+    classes: by default the text features themselves.
+    """
+
+    def read(self, prompts: Prompts) -> Any:
+        return frozen.text_features(self.clip, prompts)
+
+    def class_features(self, read: Any) -> Float[Tensor, "classes dim"]:
+        """w (C, d), L2-normalised, from what `read` returned."""
+        return read  # type: ignore[no-any-return]
+
+    def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
+        """f (B, d), L2-normalised."""
+        return frozen.image_features(self.clip, images)
+
+    def prepare(self, prompts: Prompts) -> None:
+        self._read = self.read(prompts)
+
+    def outputs(self, images: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
+        """Features and logits (B, C) of a batch over the training classes."""
+        f, w = self.image_features(images), self.class_features(self._read)
+        return {"image_features": f, "text_features": w, "logits": self.scale * f @ w.T}
+
+    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+        out = self.outputs(images)
+        return out | {"loss": F.cross_entropy(out["logits"], labels)}
+
+    def encode_classes(self, prompts: Prompts) -> Any:
+        return self.class_features(self.read(prompts))
+
+    def scores(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        classes: Float[Tensor, "classes dim"],
+        seen: Bool[Tensor, " classes"],
+    ) -> Float[Tensor, "batch classes"]:
+        """scale · cos(f, w), the same for known and new classes."""
+        return self.scale * self.image_features(images) @ classes.T

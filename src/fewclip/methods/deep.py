@@ -1,0 +1,57 @@
+"""Deep prompts: tokens learned for the first J layers of both towers, the architecture of MaPLe, PromptSRC, MetaPrompt.
+
+The tokens of layer 1 stand where the prompt's first words stood (text, with their positions) and beside the patches
+(image, behind ln_pre); those of layers 2..J replace what the layer before left there. Where an image token stands among
+the others makes no difference, since attention there is full and the tokens have no position.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from fewclip.clip.edits import Insertion
+from fewclip.clip.model import CLIP
+from fewclip.clip.prompts import Prompts
+from fewclip.errors import SettingsError
+from fewclip.methods.base import unit
+from fewclip.methods.context import Slots
+from fewclip.methods.cosine import CosineMethod
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+class DeepPrompts(CosineMethod):
+    """A subclass says what the tokens are."""
+
+    def text_tokens(self) -> Float[Tensor, "depth n width"]:
+        raise NotImplementedError
+
+    def image_tokens(self) -> Float[Tensor, "depth n width"]:
+        raise NotImplementedError
+
+    def read(self, prompts: Prompts) -> Slots:
+        return Slots(self.clip, prompts, self.text_tokens().shape[1])
+
+    def class_features(self, read: Slots) -> Float[Tensor, "classes dim"]:
+        tokens = self.text_tokens()
+        deeper = Insertion(2, tokens[1:], there=True)
+        return unit(self.clip.text_features(read.fill(tokens[0]), deeper.text))
+
+    def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
+        visual, tokens = self.clip.visual, self.image_tokens()
+        edit = Insertion(1, [visual.ln_pre(tokens[0]), *tokens[1:]])
+        return unit(visual.features(visual.stem(images), edit.image))
+
+
+def depth_of(clip: CLIP, depth: int) -> tuple[int, int]:
+    """Layers with own tokens of the text and of the image tower: `depth`, or all where a tower has fewer.
+
+    Raises:
+        SettingsError: depth is below 1.
+    """
+    if depth < 1:
+        raise SettingsError(f"depth is {depth}, but it counts the layers with tokens, from 1 on.")
+    return min(depth, clip.config.text_layers), min(depth, clip.config.vision_layers)

@@ -1,0 +1,54 @@
+"""KgCoOp: CoOp whose class features are held to those of a hand-written sentence.
+
+Yao, Zhang and Xu, "Visual-Language Prompt Tuning with Knowledge-guided Context Optimization", CVPR 2023 (arXiv
+2303.13283), eq. 3-4: L = CE + λ·L_kg. The paper writes L_kg as a squared distance; the published code, and so this, as
+1 - cosine, which for unit features is half of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from fewclip.clip.prompts import Prompts
+from fewclip.methods import frozen
+from fewclip.methods.coop import COOP_TRAINING, CoOp, CoOpSettings
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+
+@dataclass(frozen=True, kw_only=True)
+class KgCoOpSettings(CoOpSettings):
+    """Settings of KgCoOp: CoOp's, and one of its own."""
+
+    kg_weight: float = 8.0
+    """λ: how firmly class features are held to those of the template's sentences."""
+
+
+class KgCoOp(CoOp):
+    name = "kgcoop"
+    title = "KgCoOp"
+    paper = "Yao et al., CVPR 2023"
+    trained = "context vectors of the prompt"
+    new_classes = "the same context before the new name"
+    Settings = KgCoOpSettings
+    training = {**COOP_TRAINING, "epochs": 100, "batch_size": 128}
+    settings: KgCoOpSettings
+
+    def sentences(self, template: str) -> tuple[str, tuple[str, ...]]:
+        return super().sentences(template)[0], (template,)
+
+    def prepare(self, prompts: Prompts) -> None:
+        super().prepare(prompts)
+        self._frozen_text = frozen.text_features(self.clip, prompts.templates[0])  # Z (C, d)
+
+    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+        """CE + λ·(1 - mean_c cos(w_c, z_c))."""
+        out = super().loss(images, labels)
+        out["loss_ce"] = out["loss"]
+        out["loss_kg"] = 1 - (out["text_features"] * self._frozen_text).sum(-1).mean()
+        out["loss"] = out["loss_ce"] + self.settings.kg_weight * out["loss_kg"]
+        return out

@@ -1,0 +1,134 @@
+"""Linear probe: logistic regression on frozen image features, without any text.
+
+Radford et al., ICML 2021, appendix A.3, in the few-shot form of CoOp (Zhou et al., IJCV 2022): minimise
+C·Σ_n CE(W f_n + b, y_n) + |W|²/2 over features that are not normalised, by scikit-learn's L-BFGS. C is chosen on
+validation images, the `val` of `fit`: seven powers of ten, then eight rounds that narrow a factor of ten to each side.
+Without validation images C is as set.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from fewclip.clip.model import CLIP
+from fewclip.clip.prompts import Prompts
+from fewclip.errors import SettingsError
+from fewclip.methods import frozen
+from fewclip.methods.base import Examples, Method
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+GRID = (1e6, 1e4, 1e2, 1, 1e-2, 1e-4, 1e-6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearProbeSettings:
+    c: float = 1.0
+    """C: weight of the data against the size of W, unless validation images choose it."""
+    rounds: int = 8
+    """Rounds of its search behind the grid."""
+    max_iter: int = 1000
+    """Most iterations of a fit."""
+    tolerance: float = 1e-4
+    """Where a fit stops; the published choice of C depends on it."""
+
+
+class LinearProbe(Method):
+    name = "linear-probe"
+    title = "Linear probe"
+    paper = "Radford et al., ICML 2021"
+    trained = "a linear classifier of image features, in closed form"
+    parameters_b16 = "513 a class"
+    new_classes = ""
+    Settings = LinearProbeSettings
+    sized_by_data = ("weight", "bias")
+    settings: LinearProbeSettings
+
+    def __init__(self, clip: CLIP, settings: LinearProbeSettings | None = None) -> None:
+        super().__init__(clip, settings)
+        if not self.settings.c > 0:
+            raise SettingsError(f"c is {self.settings.c}, but it must be above 0.")
+        self.weight = nn.Parameter(torch.empty(0, clip.config.embed_dim), requires_grad=False)  # W (C, d)
+        self.bias = nn.Parameter(torch.empty(0), requires_grad=False)  # b (C,)
+
+    def memorise(self, examples: Examples, val: Examples | None = None) -> None:
+        f, labels = frozen.raw_image_features(self.clip, examples.plain()), examples.labels
+        model = self.regression(f, labels, self.settings.c)
+        if val is not None:
+            g, truth = frozen.raw_image_features(self.clip, val.plain()), val.labels
+            model = self.search(f, labels, g, truth)
+        weight, bias = coefficients(model)
+        self.weight.data, self.bias.data = weight.to(f), bias.to(f)
+
+    def regression(self, f: Float[Tensor, "n dim"], labels: Int[Tensor, " n"], c: float) -> Any:
+        """scikit-learn's fitted model for one C.
+
+        Raises:
+            SettingsError: scikit-learn is not installed.
+        """
+        try:
+            from sklearn.linear_model import LogisticRegression
+        except ImportError as error:
+            raise SettingsError("linear-probe needs scikit-learn, which is not installed: pip install scikit-learn.") from error
+        s = self.settings
+        model = LogisticRegression(C=c, solver="lbfgs", max_iter=s.max_iter, tol=s.tolerance)
+        return model.fit(f.cpu().numpy(), labels.cpu().numpy())
+
+    def search(
+        self,
+        f: Float[Tensor, "n dim"],
+        labels: Int[Tensor, " n"],
+        val: Float[Tensor, "m dim"],
+        truth: Int[Tensor, " m"],
+        seen: Callable[[float, Any, float], None] | None = None,
+    ) -> Any:
+        """The model that the published search ends with. `seen` is told of every fit: C, model, validation accuracy."""
+
+        def accuracy(c: float) -> tuple[float, Any]:
+            model = self.regression(f, labels, c)
+            share = float((torch.from_numpy(model.predict(val.cpu().numpy())) == truth.cpu()).double().mean())
+            if seen is not None:
+                seen(c, model, share)
+            return share, model
+
+        shares = [accuracy(c)[0] for c in GRID]
+        best = GRID[shares.index(max(shares))]  # of equals the largest
+        left, right = best / 10, best * 10
+        model = None if self.settings.rounds else accuracy(best)[1]
+        for _ in range(self.settings.rounds):
+            (at_left, left_model), (at_right, right_model) = accuracy(left), accuracy(right)
+            middle = 10 ** ((math.log10(left) + math.log10(right)) / 2)
+            if at_left < at_right:
+                model, left = right_model, middle
+            else:  # of equals the smaller
+                model, right = left_model, middle
+        return model
+
+    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+        """Never called: it is fitted in closed form."""
+        raise RuntimeError("a linear probe is fitted in closed form and has no training steps")
+
+    def encode_classes(self, prompts: Prompts) -> Int[Tensor, " classes"]:
+        """The training label of each candidate."""
+        return prompts.training_labels().to(self.clip.device)
+
+    def scores(
+        self, images: Float[Tensor, "batch 3 height width"], classes: Int[Tensor, " classes"], seen: Bool[Tensor, " c"]
+    ) -> Float[Tensor, "batch classes"]:
+        f = self.clip.visual.features(self.clip.visual.stem(images))
+        return f @ self.weight[classes].T + self.bias[classes]
+
+
+def coefficients(model: Any) -> tuple[Float[Tensor, "classes dim"], Float[Tensor, " classes"]]:
+    """W and b of a fitted model; of two classes, scikit-learn has one row for their difference."""
+    weight, bias = torch.from_numpy(model.coef_), torch.from_numpy(model.intercept_)
+    if len(weight) == 1:
+        weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+    return weight, bias

@@ -1,0 +1,71 @@
+"""MaPLe: deep prompts in both towers, those of the image tower linear maps of those of the text tower.
+
+Khattak, Rasheed, Maaz, Khan and Khan, "MaPLe: Multi-modal Prompt Learning", CVPR 2023 (arXiv 2210.03117), eq. 4-8:
+tokens P_k enter text layers 1..J, F_k(P_k) the image layers of the same number; loss is cross-entropy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from fewclip.clip.model import CLIP
+from fewclip.clip.prompts import Prompts
+from fewclip.methods.base import normal
+from fewclip.methods.context import embed_words, sentence
+from fewclip.methods.coop import COOP_TRAINING
+from fewclip.methods.deep import DeepPrompts, depth_of
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaPLeSettings:
+    prompt_tokens: int = 2
+    """n: tokens a layer, the same in both towers."""
+    depth: int = 9
+    """J: layers with tokens of their own; all, where a tower has fewer."""
+    words: str = "a photo of a"
+    """The first n words give the start of the text tokens of layer 1; further ones stay in the prompt."""
+
+
+class MaPLe(DeepPrompts):
+    name = "maple"
+    title = "MaPLe"
+    paper = "Khattak et al., CVPR 2023"
+    trained = "tokens of the first text layers, maps from them to image tokens"
+    parameters_b16 = "3,555,072"
+    new_classes = "the same tokens before the new name"
+    Settings = MaPLeSettings
+    training = {**COOP_TRAINING, "lr": 3.5e-3, "epochs": 5, "batch_size": 4}
+    settings: MaPLeSettings
+
+    def __init__(self, clip: CLIP, settings: MaPLeSettings | None = None) -> None:
+        super().__init__(clip, settings)
+        s, text, image = self.settings, clip.config.text_width, clip.config.vision_width
+        depth = min(depth_of(clip, s.depth))
+        self.text = normal(depth, s.prompt_tokens, text)  # (J, n, d_t)
+        first, deeper = nn.Linear(text, image), nn.Linear(text, image)  # all deeper maps start alike, as published
+        maps = [first, *[deeper] * (depth - 1)]
+        self.to_image = nn.Parameter(torch.stack([m.weight.detach() for m in maps]))  # (J, d_v, d_t)
+        self.bias = nn.Parameter(torch.stack([m.bias.detach() for m in maps]))  # (J, d_v)
+
+    def sentences(self, template: str) -> tuple[str, tuple[str, ...]]:
+        return sentence(self.settings.prompt_tokens, self.settings.words), ()
+
+    @torch.no_grad()
+    def prepare(self, prompts: Prompts) -> None:
+        n = self.settings.prompt_tokens
+        if len(self.settings.words.split()) >= n:
+            self.text[0] = embed_words(self.clip, prompts, 1, n)
+        super().prepare(prompts)
+
+    def text_tokens(self) -> Float[Tensor, "depth n width"]:
+        return self.text
+
+    def image_tokens(self) -> Float[Tensor, "depth n width"]:
+        return self.text @ self.to_image.mT + self.bias[:, None]

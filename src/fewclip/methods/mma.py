@@ -1,0 +1,116 @@
+"""MMA: small bottlenecks beside the upper layers of both towers, with a middle that the two towers share.
+
+Yang, Zhang, Wang and Xie, "MMA: Multi-Modal Adapter for Vision-Language Models", CVPR 2024, eq. 4-7: a layer's output
+gains α·Up(relu(Shared(relu(Down(u))))), u the layer's normed input. As in the published code the adapters' gradients are
+those of α = 1, while what flows on to lower layers is the true gradient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from fewclip.clip.model import CLIP, Beside, Place, Stem, TextTokens
+from fewclip.clip.prompts import Prompts
+from fewclip.errors import SettingsError
+from fewclip.methods.base import unit
+from fewclip.methods.coop import COOP_TRAINING
+from fewclip.methods.cosine import CosineMethod
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MMASettings:
+    first_layer: int | None = None
+    """First layer with an adapter, counted from 1. By default behind a third of the tower (5 of 12)."""
+    last_layer: int | None = None
+    """Last layer with an adapter. By default the tower's last."""
+    bottleneck: int = 32
+    """r: width of the adapters' middle."""
+    scale: float = 0.001
+    """α: what the adapters' output is multiplied by."""
+
+
+class Ends(nn.Module):
+    """Way in and way out of a tower's bottlenecks, one row a layer: (n, r, width), (n, width, r) and biases."""
+
+    def __init__(self, layers: int, width: int, bottleneck: int) -> None:
+        super().__init__()
+        self.down, self.down_bias = maps(layers, bottleneck, width)
+        self.up, self.up_bias = maps(layers, width, bottleneck)
+
+
+class MMA(CosineMethod):
+    name = "mma"
+    title = "MMA"
+    paper = "Yang et al., CVPR 2024"
+    trained = "adapters beside the upper layers of both towers"
+    parameters_b16 = "674,560"
+    new_classes = "the same adapters"
+    Settings = MMASettings
+    training = {**COOP_TRAINING, "lr": 1.5e-3, "epochs": 5, "batch_size": 16, "warmup_epochs": 0}
+    settings: MMASettings
+
+    def __init__(self, clip: CLIP, settings: MMASettings | None = None) -> None:
+        super().__init__(clip, settings)
+        s, config = self.settings, clip.config
+        depth = min(config.text_layers, config.vision_layers)
+        first, last = s.first_layer or depth // 3 + 1, s.last_layer or depth
+        if not 1 <= first <= last <= depth:
+            raise SettingsError(f"Adapters from layer {first} to {last} were asked for, but this backbone has layers 1 to {depth}.")
+        # Where one tower is deeper, its uppermost layers are paired with those of the other.
+        self.text_first, self.image_first = first + config.text_layers - depth, first + config.vision_layers - depth
+        count = last - first + 1
+        self.text = Ends(count, config.text_width, s.bottleneck)
+        self.image = Ends(count, config.vision_width, s.bottleneck)
+        self.shared, self.shared_bias = maps(count, s.bottleneck, s.bottleneck)  # (n, r, r), (n, r)
+
+    def beside(self, ends: Ends, first: int) -> Beside:
+        """What the adapters add to the layers of a tower."""
+        alpha = self.settings.scale
+
+        def add(layer: int, place: Place, u: Tensor) -> Tensor | None:
+            i = layer - first
+            if place != "layer" or not 0 <= i < len(self.shared):
+                return None
+            hidden = (scale_gradient(u, alpha) @ ends.down[i].T + ends.down_bias[i]).relu()
+            hidden = (hidden @ self.shared[i].T + self.shared_bias[i]).relu()
+            return alpha * scale_gradient(hidden @ ends.up[i].T + ends.up_bias[i], 1 / alpha)
+
+        return add
+
+    def read(self, prompts: Prompts) -> Stem[TextTokens]:
+        return self.clip.text_stem(prompts, self.text_first)
+
+    def class_features(self, read: Stem[TextTokens]) -> Float[Tensor, "classes dim"]:
+        return unit(self.clip.text_features(read, beside=self.beside(self.text, self.text_first)))
+
+    def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
+        stem = self.clip.visual.stem(images, self.image_first)
+        return unit(self.clip.visual.features(stem, beside=self.beside(self.image, self.image_first)))
+
+
+def maps(layers: int, rows: int, columns: int) -> tuple[nn.Parameter, nn.Parameter]:
+    """Weights (layers, rows, columns), Kaiming-normal over the outputs, and biases (layers, rows), zero."""
+    return nn.Parameter((2 / rows) ** 0.5 * torch.randn(layers, rows, columns)), nn.Parameter(torch.zeros(layers, rows))
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor  # type: ignore[attr-defined]
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return gradient * ctx.factor, None  # type: ignore[attr-defined]
+
+
+def scale_gradient(x: Tensor, factor: float) -> Tensor:
+    """x, whose gradient is multiplied by `factor`."""
+    return _ScaleGradient.apply(x, factor)  # type: ignore[no-any-return]

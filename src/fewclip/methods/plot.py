@@ -1,0 +1,137 @@
+"""PLOT++: several prompts and several prompted views of an image, matched by optimal transport.
+
+Chen, Yao, Song, Li, Rao and Zhang, "PLOT: Prompt Learning with Optimal Transport for Vision-Language Models", ICLR 2023
+(arXiv 2210.01253), eq. 5-9, in the authors' later form for vision transformers: M groups of visual tokens give M
+features an image, N contexts N features a class; their similarity is that of the entropic transport plan. The published
+"joint" runs start from the visual tokens of a "vision" run; here each run starts anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fewclip.clip.edits import Insertion
+from fewclip.clip.model import CLIP
+from fewclip.clip.prompts import Prompts
+from fewclip.methods.base import Method, normal, unit
+from fewclip.methods.context import Slots, embed_words, sentence
+from fewclip.methods.coop import COOP_TRAINING
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PLOTSettings:
+    context_tokens: int = 4
+    """Learned vectors of each prompt."""
+    words: tuple[str, ...] = ("a photo of a", "this is a photo", "this is picture of", "one picture of a")
+    """N starts, one for each prompt of a class."""
+    views: int = 4
+    """M: groups of visual tokens, each a pass through the image tower."""
+    image_prompts: int = 2
+    """Visual tokens of a group."""
+    stage: Literal["joint", "vision"] = "joint"
+    """Train both sides on the transport's logits, or the visual tokens alone, with those of mean features added."""
+    temperature: float = 0.1
+    """ε of the entropic transport."""
+    rounds: int = 100
+    """Most rounds of Sinkhorn's algorithm."""
+    threshold: float = 0.01
+    """Mean change at which it stops."""
+
+
+class PLOT(Method):
+    name = "plot"
+    title = "PLOT++"
+    paper = "Chen et al., ICLR 2023"
+    trained = "context vectors of several prompts, several groups of image tokens"
+    parameters_b16 = "14,336"
+    new_classes = "the same contexts before the new name"
+    Settings = PLOTSettings
+    training = COOP_TRAINING
+    settings: PLOTSettings
+
+    def __init__(self, clip: CLIP, settings: PLOTSettings | None = None) -> None:
+        super().__init__(clip, settings)
+        s = self.settings
+        self.context = normal(len(s.words), s.context_tokens, clip.config.text_width)  # (N, n, d_t)
+        self.image = normal(s.views, s.image_prompts, clip.config.vision_width)  # (M, n_v, d_v)
+        self.context.requires_grad_(s.stage == "joint")
+
+    def sentences(self, template: str) -> tuple[str, tuple[str, ...]]:
+        texts = tuple(sentence(self.settings.context_tokens, words) for words in self.settings.words)
+        return texts[0], texts
+
+    @torch.no_grad()
+    def prepare(self, prompts: Prompts) -> None:
+        for row, one in zip(self.context, prompts.templates, strict=True):
+            row.copy_(embed_words(self.clip, one, 1, self.settings.context_tokens))
+        self._slots = self.read(prompts)
+
+    def read(self, prompts: Prompts) -> list[Slots]:
+        return [Slots(self.clip, one, self.settings.context_tokens) for one in prompts.templates]
+
+    def text_features(self, slots: list[Slots]) -> Float[Tensor, "n classes dim"]:
+        """h, not normalised."""
+        rows = zip(slots, self.context, strict=True)
+        return torch.stack([self.clip.text_features(one.fill(context)) for one, context in rows])
+
+    def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "m batch dim"]:
+        """v, not normalised."""
+        visual, views = self.clip.visual, len(self.image)
+        stem = visual.stem(images)
+        tokens = visual.ln_pre(self.image).repeat_interleave(len(images), 0)  # (M · B, n_v, d_v)
+        features = visual.features(stem[torch.arange(len(images)).repeat(views)], Insertion(1, [tokens]).image)
+        return features.unflatten(0, (views, -1))
+
+    def transport(
+        self, v: Float[Tensor, "m batch dim"], h: Float[Tensor, "n classes dim"]
+    ) -> tuple[Float[Tensor, "batch classes m n"], Float[Tensor, "batch classes m n"]]:
+        """Cosines S of all pairs and the plan T between the M and the N, which carries no gradient."""
+        similar = torch.einsum("mbd,ncd->bcmn", unit(v), unit(h))
+        return similar, self.plan(similar.detach())
+
+    @torch.no_grad()
+    def plan(self, similar: Float[Tensor, "batch classes m n"]) -> Float[Tensor, "batch classes m n"]:
+        """Sinkhorn's scaling of exp((S - 1)/ε) to uniform marginals 1/M and 1/N."""
+        s, (m, n) = self.settings, similar.shape[-2:]
+        kernel = ((similar.float() - 1) / s.temperature).exp()
+        r, c = kernel.new_ones(*similar.shape[:2], m, 1), kernel.new_ones(*similar.shape[:2], 1, n)
+        for _ in range(s.rounds):
+            before = r
+            r = 1 / m / (kernel * c).sum(-1, keepdim=True)
+            c = 1 / n / (kernel * r).sum(-2, keepdim=True)
+            if (r - before).abs().mean() < s.threshold:
+                break
+        return r * kernel * c
+
+    def logits(self, v: Tensor, h: Tensor) -> dict[str, Tensor]:
+        """z1 = s·Σ T S, and z1 + z2 with z2 the scaled cosine of the mean features: (B, C) each."""
+        similar, plan = self.transport(v, h)
+        joint = self.scale * (plan * similar).sum((-2, -1))
+        vision = joint + self.scale * unit(v.mean(0)) @ unit(h.mean(0)).T
+        return {"transport_plan": plan, "logits_stage1": vision, "logits_stage2": joint}
+
+    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+        v, h = self.image_features(images), self.text_features(self._slots)
+        out = {"image_features": v, "text_features": h} | self.logits(v, h)
+        out["logits"] = out["logits_stage2" if self.settings.stage == "joint" else "logits_stage1"]
+        return out | {"loss": F.cross_entropy(out["logits"], labels)}
+
+    def encode_classes(self, prompts: Prompts) -> Float[Tensor, "n classes dim"]:
+        return self.text_features(self.read(prompts))
+
+    def scores(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        classes: Float[Tensor, "n classes dim"],
+        seen: Bool[Tensor, " classes"],
+    ) -> Float[Tensor, "batch classes"]:
+        stage = "logits_stage2" if self.settings.stage == "joint" else "logits_stage1"
+        return self.logits(self.image_features(images), classes)[stage]

@@ -1,0 +1,137 @@
+"""ProDA: a pool of contexts makes each class's feature a distribution; training bounds the expected cross-entropy.
+
+Lu, Liu, Zhang, Liu and Tian, "Prompt Distribution Learning", CVPR 2022 (arXiv 2205.03340), eq. 7-11. No official code is
+usable; the open points (α, covariance over Q + 1, which prompts put the name where) follow public ports.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fewclip.clip.model import CLIP
+from fewclip.clip.prompts import Prompts
+from fewclip.errors import SettingsError
+from fewclip.methods import frozen
+from fewclip.methods.base import Method, Step, normal, unit
+from fewclip.methods.context import Position, Slots, sentence
+from fewclip.methods.coop import COOP_TRAINING
+from fewclip.seeds import generator
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProDASettings:
+    pool: int = 32
+    """P: contexts. The first quarter has the class name in front, the next in the middle, the others at the end."""
+    prompt_batch: int = 4
+    """Q: contexts a step."""
+    context_tokens: int = 16
+    """Learned vectors of a context."""
+    orthogonal_weight: float = 0.1
+    """α: how firmly the contexts are kept apart."""
+
+
+class ProDA(Method):
+    name = "proda"
+    title = "ProDA"
+    paper = "Lu et al., CVPR 2022"
+    trained = "a pool of contexts of the prompt"
+    parameters_b16 = "262,144"
+    new_classes = "the mean over the pool, with the new name"
+    Settings = ProDASettings
+    training = COOP_TRAINING
+    settings: ProDASettings
+
+    def __init__(self, clip: CLIP, settings: ProDASettings | None = None) -> None:
+        super().__init__(clip, settings)
+        s = self.settings
+        if not 1 <= s.prompt_batch <= s.pool:
+            raise SettingsError(f"prompt_batch is {s.prompt_batch} and pool {s.pool}: expected 1 to as many as the pool has.")
+        self.context = normal(s.pool, s.context_tokens, clip.config.text_width)  # (P, n, d_t)
+        quarter = s.pool // 4
+        self.positions: list[Position] = [
+            "front" if i < quarter else "middle" if i < 2 * quarter else "end" for i in range(s.pool)
+        ]
+        self.batch = list(range(s.prompt_batch))
+
+    def sentences(self, template: str) -> tuple[str, tuple[str, ...]]:
+        return sentence(self.settings.context_tokens), ()
+
+    def read(self, prompts: Prompts) -> dict[Position, Slots]:
+        count = self.settings.context_tokens
+        return {p: Slots(self.clip, prompts, count, p) for p in ("end", "middle", "front") if p in self.positions}
+
+    def prepare(self, prompts: Prompts) -> None:
+        self._slots = self.read(prompts)
+        assert prompts.names is not None
+        count, name, eot = self.settings.context_tokens, int(prompts.names[0]), int(prompts.eot[0])
+        row = prompts.tokens[:1]
+        nameless = torch.cat([row[:, : 1 + count], row[:, 1 + count + name : eot + 1]], dim=1)
+        self._nameless = Slots(self.clip, Prompts.from_tokens(nameless), count)
+
+    def text_features(self, slots: dict[Position, Slots], batch: list[int]) -> Float[Tensor, "classes q dim"]:
+        """Unit features of some of the pool's contexts: those with the name at the end, in the middle, in front."""
+        found = []
+        for position, filled in slots.items():
+            mine = [i for i in batch if self.positions[i] == position]
+            if mine:
+                found.append(unit(self.clip.text_features(filled.fill(self.context[mine]))))
+        return torch.cat(found).transpose(0, 1)
+
+    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+        """CE(s f μ + s²/2·var, y) + α·mean |cos| of the nameless prompts."""
+        f, w = frozen.image_features(self.clip, images), self.text_features(self._slots, self.batch)
+        mean = w.mean(1)
+        out = {"text_features": w, "logits_mean": self.scale * f @ mean.T}
+        out["sigma"] = self.variance(f, w - mean[:, None], labels)
+        out["logits"] = out["logits_mean"] + self.scale**2 / 2 * out["sigma"]
+        out["loss_upper"] = F.cross_entropy(out["logits"], labels)
+        apart = unit(self.clip.text_features(self._nameless.fill(self.context))).squeeze(-2)  # (P, d)
+        cosines = (apart @ apart.T).abs()
+        pairs = len(apart) * (len(apart) - 1)
+        out["loss_orth"] = (cosines.sum() - cosines.diagonal().sum()) / max(1, pairs)
+        out["loss"] = out["loss_upper"] + self.settings.orthogonal_weight * out["loss_orth"]
+        return out
+
+    def variance(
+        self, f: Float[Tensor, "batch dim"], spread: Float[Tensor, "classes q dim"], labels: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch classes"]:
+        """Variance of f·(w_y - w_c) over the prompts, dimensions taken as independent: Σ_qj f_j²·(D_yqj - D_cqj)²/(Q + 1)."""
+        with torch.autocast(f.device.type, enabled=False):  # times s²/2 ≈ 5000
+            squares, spread = f.float().square(), spread.float()
+            rows = [
+                ((spread[y] - spread).square() @ weight).sum(-1) for y, weight in zip(labels.tolist(), squares, strict=True)
+            ]
+        return torch.stack(rows) / (spread.shape[1] + 1)
+
+    def step(self, step: Step) -> Tensor:
+        """The pool is drawn in random groups of Q, anew when it is used up."""
+        groups = max(1, self.settings.pool // self.settings.prompt_batch)
+        turn, group = divmod(step.number, groups)
+        order = torch.randperm(self.settings.pool, generator=generator(step.seed, "pool", turn)).tolist()
+        self.batch = order[group * self.settings.prompt_batch :][: self.settings.prompt_batch]
+        return super().step(step)
+
+    def encode_classes(self, prompts: Prompts) -> Float[Tensor, "classes dim"]:
+        """The mean over the pool, not normalised again."""
+        slots, q = self.read(prompts), self.settings.prompt_batch
+        total = sum(
+            self.text_features(slots, list(range(i, min(i + q, self.settings.pool)))).sum(1)
+            for i in range(0, self.settings.pool, q)
+        )
+        return total / self.settings.pool  # type: ignore[no-any-return, return-value]
+
+    def scores(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        classes: Float[Tensor, "classes dim"],
+        seen: Bool[Tensor, " classes"],
+    ) -> Float[Tensor, "batch classes"]:
+        return self.scale * frozen.image_features(self.clip, images) @ classes.T

@@ -1,0 +1,132 @@
+"""PromptSRC: independent deep prompts in both towers, kept from forgetting by frozen CLIP and by averaging over epochs.
+
+Khattak, Wasim, Naseer, Khan, Yang and Khan, "Self-regulating Prompts: Foundational Model Adaptation without Forgetting",
+ICCV 2023 (arXiv 2307.06948), eq. 3-6. The paper writes the feature constraints as L1 norms; the published code, and so
+this, as means over all entries, and averages the divergence over images and classes. With the three weights 0 and
+`average` off it is IVLP, independent vision-language prompting.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fewclip.clip.model import CLIP
+from fewclip.clip.prompts import Prompts
+from fewclip.methods import frozen
+from fewclip.methods.base import normal
+from fewclip.methods.context import embed_words, sentence
+from fewclip.methods.coop import COOP_TRAINING
+from fewclip.methods.deep import DeepPrompts, depth_of
+from fewclip.templates import imagenet_templates
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptSRCSettings:
+    text_prompts: int = 4
+    """Tokens a layer of the text tower."""
+    image_prompts: int = 4
+    """Tokens a layer of the image tower."""
+    text_depth: int = 9
+    """Text layers with tokens of their own; all, where the tower has fewer."""
+    image_depth: int = 9
+    """The same of the image tower."""
+    words: str = "a photo of a"
+    """The first words give the start of the text tokens of layer 1."""
+    text_weight: float = 25.0
+    """How firmly class features are held to the mean of 60 sentences' (L1)."""
+    image_weight: float = 10.0
+    """How firmly image features are held to frozen CLIP's (L1)."""
+    logit_weight: float = 1.0
+    """How firmly predictions are held to frozen CLIP's (KL)."""
+    average: bool = True
+    """End with the mean of the prompts over the epochs, weighted by a Gaussian."""
+    average_mean: float = 15.0
+    """Epoch at which it is highest."""
+    average_std: float = 1.0
+    """Its width in epochs."""
+
+
+class PromptSRC(DeepPrompts):
+    name = "promptsrc"
+    title = "PromptSRC"
+    paper = "Khattak et al., ICCV 2023"
+    trained = "tokens of the first layers of both towers"
+    parameters_b16 = "46,080"
+    new_classes = "the same tokens before the new name"
+    Settings = PromptSRCSettings
+    training = {**COOP_TRAINING, "lr": 2.5e-3, "epochs": 20, "batch_size": 4}
+    settings: PromptSRCSettings
+
+    def __init__(self, clip: CLIP, settings: PromptSRCSettings | None = None) -> None:
+        super().__init__(clip, settings)
+        s = self.settings
+        text_depth, image_depth = depth_of(clip, s.text_depth)[0], depth_of(clip, s.image_depth)[1]
+        self.text = normal(text_depth, s.text_prompts, clip.config.text_width)  # (J_t, n_t, d_t)
+        self.image = normal(image_depth, s.image_prompts, clip.config.vision_width)  # (J_v, n_v, d_v)
+        self._average: dict[str, Tensor] = {}
+
+    def sentences(self, template: str) -> tuple[str, tuple[str, ...]]:
+        held = imagenet_templates() if self.settings.text_weight or self.settings.logit_weight else ()
+        return sentence(self.settings.text_prompts, self.settings.words), held
+
+    @torch.no_grad()
+    def prepare(self, prompts: Prompts) -> None:
+        n = self.settings.text_prompts
+        if len(self.settings.words.split()) >= n:
+            self.text[0] = embed_words(self.clip, prompts, 1, n)
+        super().prepare(prompts)
+        if prompts.templates:
+            self._frozen_text = frozen.ensemble(self.clip, prompts.templates, each_unit=False)  # t0 (C, d)
+        self._average = {name: torch.zeros_like(p) for name, p in self.named_parameters()}
+
+    def text_tokens(self) -> Float[Tensor, "depth n width"]:
+        return self.text
+
+    def image_tokens(self) -> Float[Tensor, "depth n width"]:
+        return self.image
+
+    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+        """CE(z) + 25·mean|w - w0| + 10·mean|f - f0| + KL(softmax z0 ‖ softmax z)/(B·C)."""
+        s, out = self.settings, super().loss(images, labels)
+        out["loss_ce"] = out["loss"]
+        if s.text_weight:
+            out["loss_text"] = s.text_weight * F.l1_loss(out["text_features"], self._frozen_text)
+            out["loss"] = out["loss"] + out["loss_text"]
+        if s.image_weight or s.logit_weight:
+            f0 = frozen.image_features(self.clip, images)
+            out["loss_image"] = s.image_weight * F.l1_loss(out["image_features"], f0)
+            out["loss"] = out["loss"] + out["loss_image"]
+        if s.logit_weight:
+            z0 = self.scale * f0 @ self._frozen_text.T
+            divergence = F.kl_div(out["logits"].log_softmax(-1), z0.log_softmax(-1), reduction="sum", log_target=True)
+            out["loss_logits"] = s.logit_weight * divergence / z0.numel()
+            out["loss"] = out["loss"] + out["loss_logits"]
+        return out
+
+    @torch.no_grad()
+    def end_epoch(self, epoch: int, epochs: int) -> None:
+        """Add this epoch's prompts to the average; behind the last epoch it takes their place."""
+        if not self.settings.average:
+            return
+        weight = self.epoch_weights(epochs)[epoch - 1]
+        for name, p in self.named_parameters():
+            self._average[name] += weight.to(p) * p
+            if epoch == epochs:
+                p.copy_(self._average[name])
+
+    def epoch_weights(self, epochs: int) -> Float[Tensor, " epochs"]:
+        """exp(-(k - μ)²/(2σ²)) for k = 1..epochs, made to sum to 1."""
+        k = torch.arange(1, epochs + 1, dtype=torch.float64)
+        exponent = (k - self.settings.average_mean) / self.settings.average_std
+        return (-0.5 * exponent.square()).softmax(0)
+
+    def training_state(self) -> dict[str, Tensor]:
+        return self._average

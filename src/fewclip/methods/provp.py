@@ -1,0 +1,70 @@
+"""ProVP: tokens at every image layer, mixed with what the layer before left; images stay recognisable by frozen CLIP.
+
+Xu, Zhu, Shen, Chen, Liao, Chen and Wang, "Progressive Visual Prompt Learning with Contrastive Feature Re-formation",
+IJCV 2024 (arXiv 2304.08386), eq. 5-8. Published figures use the epoch that is best on the test images; here the last
+epoch counts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewclip.clip.edits import Insertion
+from fewclip.clip.model import CLIP
+from fewclip.methods import frozen
+from fewclip.methods.base import unit
+from fewclip.methods.coop import COOP_TRAINING
+from fewclip.methods.cosine import CosineMethod
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProVPSettings:
+    prompts: int = 16
+    """M: tokens a layer."""
+    keep: float = 0.01
+    """α: share of what the layer before made of its tokens."""
+    ref_weight: float = 1.0
+    """Weight of the contrastive re-formation."""
+
+
+class ProVP(CosineMethod):
+    name = "provp"
+    title = "ProVP-Ref"
+    paper = "Xu et al., IJCV 2024"
+    trained = "tokens of every image layer"
+    parameters_b16 = "147,456"
+    new_classes = "the same image features"
+    Settings = ProVPSettings
+    training = {**COOP_TRAINING, "lr": 0.1, "epochs": 100, "weight_decay": 1e-3}
+    whole_batches = True  # re-formation contrasts the images of a batch
+    settings: ProVPSettings
+
+    def __init__(self, clip: CLIP, settings: ProVPSettings | None = None) -> None:
+        super().__init__(clip, settings)
+        layers, width = clip.config.vision_layers, clip.config.vision_width
+        bound = math.sqrt(6 / (3 * 14**2 + width))  # 14: the published constant, whatever the patch
+        self.tokens = nn.Parameter(torch.empty(layers, self.settings.prompts, width).uniform_(-bound, bound))  # (L, M, v)
+
+    def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
+        visual = self.clip.visual
+        edit = Insertion(1, self.tokens, mix=1 - self.settings.keep)
+        return unit(visual.features(visual.stem(images), edit.image))
+
+    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+        """CE(logits, y) + λ·CE(f f0ᵀ, (0, 1, …, B-1)), the second without temperature."""
+        out = super().loss(images, labels)
+        out["loss_ce"] = out["loss"]
+        if self.settings.ref_weight:
+            similar = out["image_features"] @ frozen.image_features(self.clip, images).T
+            out["loss_ref"] = F.cross_entropy(similar, torch.arange(len(images), device=similar.device))
+            out["loss"] = out["loss_ce"] + self.settings.ref_weight * out["loss_ref"]
+        return out

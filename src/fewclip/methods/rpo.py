@@ -1,0 +1,87 @@
+"""RPO: tokens that read both towers and are read by none, so that CLIP's own features stay as they are.
+
+Lee, Song, Suh, Choi, Lee and Kim, "Read-only Prompt Optimization for Vision-Language Few-shot Learning", ICCV 2023
+(arXiv 2308.14960), eq. 3-8: logits = s/K · Σ_k cos(v_k, t_k). The tokens see neither themselves nor each other, so each
+layer is an attention of K tokens to the frozen ones, which are computed without gradient and, for prompts, once per run.
+Published runs use "a photo of a {}." for every data set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewclip.clip.model import CLIP, TextTokens
+from fewclip.clip.prompts import Prompts
+from fewclip.errors import SettingsError
+from fewclip.methods.base import Method, unit
+from fewclip.methods.coop import COOP_TRAINING
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RPOSettings:
+    prompts: int = 24
+    """K: tokens in each tower."""
+    noise: float = 0.1
+    """Length of the random vector by which each starts away from EOT's embedding or the class token."""
+
+
+class RPO(Method):
+    name = "rpo"
+    title = "RPO"
+    paper = "Lee et al., ICCV 2023"
+    trained = "read-only tokens of both towers"
+    parameters_b16 = "30,720"
+    new_classes = "the same tokens behind the new name"
+    Settings = RPOSettings
+    training = {**COOP_TRAINING, "lr": 0.01, "epochs": 15, "batch_size": 4}
+    settings: RPOSettings
+
+    def __init__(self, clip: CLIP, settings: RPOSettings | None = None) -> None:
+        super().__init__(clip, settings)
+        s = self.settings
+        if s.prompts < 1:
+            raise SettingsError(f"prompts is {s.prompts}, but it must be at least 1.")
+        eot, start = clip.token_embedding.weight[-1], clip.visual.class_embedding
+        self.text = nn.Parameter((eot + s.noise * unit(torch.randn(s.prompts, len(eot)).to(eot))).detach())  # (K, d_t)
+        self.image = nn.Parameter((start + s.noise * unit(torch.randn(s.prompts, len(start)).to(start))).detach())  # (K, d_v)
+
+    def prepare(self, prompts: Prompts) -> None:
+        self._stages = self.clip.text_stages(prompts)
+
+    def text_features(self, stages: list[TextTokens]) -> Float[Tensor, "classes k dim"]:
+        return unit(self.clip.text_read_only(stages, self.text))
+
+    def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch k dim"]:
+        visual = self.clip.visual
+        return unit(visual.read_only(visual.stem(images), visual.ln_pre(self.image)))
+
+    def logits(
+        self, v: Float[Tensor, "batch k dim"], t: Float[Tensor, "classes k dim"]
+    ) -> Float[Tensor, "batch classes"]:
+        """The mean over pairs of s · cos(v_k, t_k)."""
+        return self.scale / len(self.text) * v.flatten(1) @ t.flatten(1).T
+
+    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+        v, t = self.image_features(images), self.text_features(self._stages)
+        logits = self.logits(v, t)
+        out = {"image_features": v, "text_features": t, "logits": logits}
+        return out | {"loss": F.cross_entropy(logits, labels)}
+
+    def encode_classes(self, prompts: Prompts) -> Float[Tensor, "classes k dim"]:
+        return self.text_features(self.clip.text_stages(prompts))
+
+    def scores(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        classes: Float[Tensor, "classes k dim"],
+        seen: Bool[Tensor, " classes"],
+    ) -> Float[Tensor, "batch classes"]:
+        return self.logits(self.image_features(images), classes)

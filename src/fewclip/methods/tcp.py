@@ -1,0 +1,97 @@
+"""TCP: a network turns each class's frozen text feature into tokens that enter the upper text layers for that class.
+
+Yao, Zhang and Xu, "TCP: Textual-based Class-aware Prompt tuning for Visual-Language Model", CVPR 2024 (arXiv
+2311.18231), eq. 3-7: P_c = h(w0_c) replaces the context at layer 9 of 12; L = CE + 8·(1 - mean cos(w, w0)).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from fewclip.clip.model import CLIP, QuickGELU, TextTokens
+from fewclip.clip.prompts import Prompts
+from fewclip.errors import SettingsError
+from fewclip.methods import frozen
+from fewclip.methods.base import normal, unit
+from fewclip.methods.context import Slots, sentence
+from fewclip.methods.coop import COOP_TRAINING
+from fewclip.methods.cosine import CosineMethod
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+CLASS_TOKENS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class TCPSettings:
+    context_tokens: int = 4
+    """n: learned vectors before every class name, from N(0, 0.02²)."""
+    class_layer: int | None = None
+    """Layer that the class's own tokens enter, counted from 1. By default behind two thirds of the tower (9 of 12)."""
+    kg_weight: float = 8.0
+    """How firmly class features are held to those of the template's sentences."""
+    reduction: int = 4
+    """How much narrower than the joint space the network's middle is."""
+
+
+class TCP(CosineMethod):
+    name = "tcp"
+    title = "TCP"
+    paper = "Yao et al., CVPR 2024"
+    trained = "context vectors, a network from class features to tokens of an upper text layer"
+    parameters_b16 = "331,904"
+    new_classes = "tokens made from the new name's own feature"
+    Settings = TCPSettings
+    training = {**COOP_TRAINING, "optimizer": "adam", "eps": 1e-3}
+    settings: TCPSettings
+
+    def __init__(self, clip: CLIP, settings: TCPSettings | None = None) -> None:
+        super().__init__(clip, settings)
+        s, width, layers = self.settings, clip.config.text_width, clip.config.text_layers
+        self.layer = s.class_layer or 2 * layers // 3 + 1
+        if not 1 <= self.layer <= layers:
+            raise SettingsError(f"class_layer is {s.class_layer}, but this backbone's text layers are 1 to {layers}.")
+        if s.context_tokens < CLASS_TOKENS:
+            raise SettingsError(f"context_tokens is {s.context_tokens}, but {CLASS_TOKENS} of them make place for a class's own.")
+        hidden = max(1, clip.config.embed_dim // s.reduction)
+        self.context = normal(s.context_tokens, width)  # (n, d_t)
+        self.meta_net = nn.Sequential(
+            nn.Linear(clip.config.embed_dim, hidden), QuickGELU(), nn.Linear(hidden, CLASS_TOKENS * width)
+        )
+
+    def sentences(self, template: str) -> tuple[str, tuple[str, ...]]:
+        """The template with its first words replaced by the context, and the template."""
+        words, _, tail = template.partition("{}")
+        further = words.split()[self.settings.context_tokens :]
+        return sentence(self.settings.context_tokens, " ".join(["X"] * self.settings.context_tokens + further), tail), (template,)
+
+    def read(self, prompts: Prompts) -> tuple[Slots, Tensor]:
+        w0 = frozen.text_features(self.clip, prompts.templates[0])
+        return Slots(self.clip, prompts, self.settings.context_tokens), w0
+
+    def class_tokens(self, w0: Float[Tensor, "classes dim"]) -> Float[Tensor, "classes 4 width"]:
+        return self.meta_net(w0).unflatten(-1, (CLASS_TOKENS, -1))
+
+    def class_features(self, read: tuple[Slots, Tensor]) -> Float[Tensor, "classes dim"]:
+        slots, w0 = read
+        own = self.class_tokens(w0)
+
+        def enter(layer: int, tokens: TextTokens) -> TextTokens:
+            """At that layer the shared prefix ends at the start token, behind which stand the class's own tokens."""
+            if layer != self.layer:
+                return tokens
+            tokens = tokens.until(1)
+            return tokens._replace(suffix=torch.cat([own, tokens.suffix[:, CLASS_TOKENS:]], dim=1))
+
+        return unit(self.clip.text_features(slots.fill(self.context), enter))
+
+    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+        out = super().loss(images, labels)
+        out["loss_ce"] = out["loss"]
+        out["loss_kg"] = self.settings.kg_weight * (1 - (out["text_features"] * self._read[1]).sum(-1).mean())
+        return out | {"loss": out["loss_ce"] + out["loss_kg"]}

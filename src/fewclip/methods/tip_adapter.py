@@ -1,0 +1,167 @@
+"""Tip-Adapter: the few-shot features are stored, and similar ones vote for their labels; -F fine-tunes what is stored.
+
+Zhang, Zhang, Fang, Gao, Li, Dai, Qiao and Li, "Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification",
+ECCV 2022 (arXiv 2207.09519), eq. 3-7: logits = 100·f Wᵀ + α·exp(-β(1 - f Kᵀ)) V. The published search of α and β uses
+validation images (ImageNet: test images), and -F's published figures the epoch that is best on the test images; here the
+search uses the `val` of `fit`, without which α and β stay as set, and the last epoch counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewclip.clip.model import CLIP
+from fewclip.clip.prompts import Prompts
+from fewclip.errors import SettingsError
+from fewclip.methods import frozen
+from fewclip.methods.base import SCALE, Examples, Method, unit
+from fewclip.templates import SELECTED_TEMPLATES
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TipAdapterSettings:
+    alpha: float = 1.17
+    """α: weight of the votes, unless validation images choose it."""
+    beta: float = 1.0
+    """β: how much more the most similar count, unless validation images choose it."""
+    passes: int = 10
+    """Times that each training image is augmented; its stored feature is the mean."""
+    ensemble: bool = False
+    """Class features from seven sentences, as published for ImageNet, or from the template alone."""
+    alpha_scale: float = 3.0
+    """Largest α that is searched."""
+    beta_scale: float = 7.0
+    """Largest β that is searched."""
+    alpha_steps: int = 20
+    """Values of α that are tried."""
+    beta_steps: int = 200
+    """Values of β that are tried."""
+
+
+class TipAdapter(Method):
+    name = "tip-adapter"
+    title = "Tip-Adapter"
+    paper = "Zhang et al., ECCV 2022"
+    trained = "nothing; the training images' features are stored"
+    parameters_b16 = "0"
+    new_classes = ""
+    Settings = TipAdapterSettings
+    sized_by_data = ("keys", "labels")
+    settings: TipAdapterSettings
+
+    def __init__(self, clip: CLIP, settings: TipAdapterSettings | None = None) -> None:
+        super().__init__(clip, settings)
+        s = self.settings
+        if min(s.passes, s.alpha_steps, s.beta_steps) < 1:
+            raise SettingsError("passes, alpha_steps and beta_steps must be at least 1.")
+        self.keys = nn.Parameter(torch.empty(0, clip.config.embed_dim), requires_grad=False)  # K (N, d)
+        self.register_buffer("labels", torch.empty(0, dtype=torch.long))  # V (N,) as class indices
+        self.register_buffer("weights", torch.tensor([s.beta, s.alpha], dtype=torch.float64))
+        self.labels: Tensor
+        self.weights: Tensor
+        self._val: tuple[Tensor, Tensor] | None = None
+
+    def sentences(self, template: str) -> tuple[str, tuple[str, ...]]:
+        return template, SELECTED_TEMPLATES if self.settings.ensemble else (template,)
+
+    def prepare(self, prompts: Prompts) -> None:
+        self._text = frozen.ensemble(self.clip, prompts.templates)  # W (C, d)
+
+    @torch.no_grad()
+    def memorise(self, examples: Examples, val: Examples | None = None) -> None:
+        """K is the unit mean of each image's augmented features."""
+        device = self.clip.device
+        total = sum(frozen.raw_image_features(self.clip, examples.augmented(i)) for i in range(self.settings.passes))
+        assert isinstance(total, Tensor)
+        self.keys.data = unit(total / self.settings.passes)
+        self.labels = examples.labels.to(device)
+        if val is not None:
+            self._val = unit(frozen.raw_image_features(self.clip, val.plain())), val.labels.to(device)
+            self._finish()
+
+    def _finish(self) -> None:
+        """Choose α and β, if there are validation images."""
+        if self._val is not None:
+            self.weights.copy_(torch.tensor(self.search(*self._val), dtype=torch.float64))
+
+    def votes(
+        self, f: Float[Tensor, "batch dim"], classes: int, beta: float | Tensor
+    ) -> Float[Tensor, "batch classes"]:
+        """exp(-β(1 - f Kᵀ)) V."""
+        values = F.one_hot(self.labels, classes).to(f)
+        return torch.exp(-beta * (1 - f @ self.keys.T)) @ values
+
+    def logits(
+        self, f: Float[Tensor, "batch dim"], text: Float[Tensor, "classes dim"], beta: float, alpha: float
+    ) -> Float[Tensor, "batch classes"]:
+        """Of unit features, over the training classes in order."""
+        return SCALE * f @ text.T + alpha * self.votes(f, len(text), beta)
+
+    @torch.no_grad()
+    def search(self, f: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]) -> tuple[float, float]:
+        """The first pair (β, α) of the grid with the highest accuracy; upper ends are not reached, as published."""
+        s = self.settings
+        plain, values = SCALE * f @ self._text.T, F.one_hot(self.labels, len(self._text)).to(f)
+        affinity, best, found = f @ self.keys.T, -1, (s.beta, s.alpha)
+        for i in range(s.beta_steps):
+            beta = 0.1 + i * (s.beta_scale - 0.1) / s.beta_steps
+            votes = torch.exp(-beta * (1 - affinity)) @ values
+            for j in range(s.alpha_steps):
+                alpha = 0.1 + j * (s.alpha_scale - 0.1) / s.alpha_steps
+                right = int(((plain + alpha * votes).argmax(-1) == labels).sum())
+                if right > best:
+                    best, found = right, (beta, alpha)
+        return found
+
+    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+        """Cross-entropy at the α and β that were set."""
+        f = frozen.image_features(self.clip, images)
+        logits = self.logits(f, self._text, self.settings.beta, self.settings.alpha)
+        return {"image_features": f, "logits": logits, "loss": F.cross_entropy(logits, labels)}
+
+    def encode_classes(self, prompts: Prompts) -> tuple[Tensor, Tensor]:
+        """W of the candidates, and the training label of each."""
+        return frozen.ensemble(self.clip, prompts.templates), prompts.training_labels().to(self.clip.device)
+
+    def scores(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        classes: tuple[Tensor, Tensor],
+        seen: Bool[Tensor, " classes"],
+    ) -> Float[Tensor, "batch classes"]:
+        f, (text, places) = frozen.image_features(self.clip, images), classes
+        beta, alpha = self.weights.tolist()
+        votes = self.votes(f, max(int(self.labels.max()), int(places.max())) + 1, beta)
+        return SCALE * f @ text.T + alpha * votes[:, places]
+
+
+class TipAdapterF(TipAdapter):
+    name = "tip-adapter-f"
+    title = "Tip-Adapter-F"
+    trained = "the training images' stored features"
+    parameters_b16 = "8,192 a class (16 shots)"
+    training = {
+        "optimizer": "adamw",
+        "eps": 1e-4,
+        "weight_decay": 0.01,
+        "batch_size": 256,
+        "epochs": 20,
+        "schedule": "step",
+        "warmup_epochs": 0,
+    }
+
+    def __init__(self, clip: CLIP, settings: TipAdapterSettings | None = None) -> None:
+        super().__init__(clip, settings)
+        self.keys.requires_grad_(True)
+
+    def end_epoch(self, epoch: int, epochs: int) -> None:
+        if epoch == epochs:
+            self._finish()
