@@ -1,4 +1,4 @@
-"""Golden runs: how each method's published names map to ours. A new method adds one `Case` to `CASES`.
+"""Golden runs: one file, and what the test asks of a method. tests/golden_cases.py says it for each.
 
 Format: shared/golden/README.md.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,17 @@ from torch import Tensor
 
 from fewclip.clip.model import CLIP, Config
 from fewclip.clip.prompts import Prompts
-from fewclip.methods.base import Method, unit
-from fewclip.methods.mmrl import MMRL, MMRLSettings
-from fewclip.methods.mmrlpp import MMRLpp, MMRLppSettings
+from fewclip.data.loader import Batch
+from fewclip.methods import frozen
+from fewclip.methods.base import Gradients, Loss, Method
+from fewclip.processes import Processes
+from fewclip.training import BatchStep, Trainer
 
-Place = tuple[str, int | None]
+Place = tuple[str, "int | tuple[int, ...] | None"]
 """One of our parameters, and the row of it where ours stacks what the reference keeps apart."""
+Check = Callable[[str, Mapping[str, Tensor], Mapping[str, Tensor]], None]
+"""Of a kind of results: ours and theirs."""
+RESULTS = ("out.", "grad.", "train.", "init.", "final.", "eval.", "zero_shot.")
 
 
 @dataclass
@@ -71,11 +77,14 @@ class Golden:
 class Case(ABC):
     """What the golden test asks of a method: build it, map the reference's names, evaluate."""
 
+    inputs: tuple[str, ...] = ()
+    """Tensors in the groups of results that are none, but given to the run."""
+
     def __init__(self, golden: Golden) -> None:
-        self.golden = golden
+        self.golden, self.meta, self.tensors = golden, golden.meta, golden.tensors
         self.clip = golden.clip()
         self.images, self.labels = golden.tensors["images"], golden.tensors["labels"]
-        self.prompts = Prompts.from_tokens(golden.tensors["tokens"])
+        self.prompts = self.read_prompts()
         self.method = self.build()
         self.method.prepare(self.prompts)
         self.load(golden.group("init."))
@@ -87,20 +96,49 @@ class Case(ABC):
     def place(self, reference: str) -> Place:
         """Where a reference's learnable tensor lives in ours."""
 
-    @abstractmethod
+    @classmethod
+    def runs(cls, golden: Golden) -> list[Golden]:
+        """The file's runs: its main one, and those of the metadata's `variants`, which override parts of it."""
+        found = [golden]
+        for name, settings in golden.meta.get("variants", {}).items():
+            own = golden.group(f"{name}.")
+            shared = {k: v for k, v in golden.tensors.items() if not k.startswith(RESULTS)}
+            found.append(Golden(golden.path, golden.meta | settings, shared | own))
+        return found
+
+    def read_prompts(self, prefix: str = "") -> Prompts:
+        tokens = self.tensors[f"{prefix}tokens"]
+        return Prompts.from_tokens(
+            tokens, names=self.tensors.get(f"{prefix}name_lens"), templates=list(self.templates(prefix))
+        )
+
+    def templates(self, prefix: str) -> Iterable[Tensor]:
+        """Tokens (C, context) of further sentences."""
+        return ()
+
+    @torch.no_grad()
+    def score(self, prompts: Prompts, images: Tensor | None = None, seen: bool = True) -> Tensor:
+        """Our scores over these classes."""
+        mask = torch.full((len(prompts),), seen)
+        images = self.images if images is None else images
+        return self.method.eval().scores(images, self.method.encode_classes(prompts), mask)
+
     def evaluate(self) -> dict[str, Tensor]:
         """All `eval.*`, without that prefix."""
+        found = {"logits": self.score(self.prompts)}
+        if "eval.logits_novel" in self.tensors:
+            found["logits_novel"] = self.score(self.read_prompts("novel."), seen=False)
+        return found
 
     def outputs(self, out: dict[str, Tensor]) -> dict[str, Tensor]:
-        """All `out.*`, without that prefix, from what `loss` returned."""
+        """All `out.*`, without that prefix, from what `loss` returned, before the first update."""
         return out
 
     def zero_shot(self) -> dict[str, Tensor]:
-        with torch.no_grad():
-            return {
-                "image_features": unit(self.clip.encode_image(self.images)),
-                "text_features": unit(self.clip.encode_text(self.prompts)),
-            }
+        return {
+            "image_features": frozen.image_features(self.clip, self.images),
+            "text_features": frozen.text_features(self.clip, self.prompts),
+        }
 
     def load(self, init: dict[str, Tensor]) -> None:
         parameters = dict(self.method.named_parameters())
@@ -109,23 +147,27 @@ class Case(ABC):
             for reference, value in init.items():
                 name, row = self.place(reference)
                 target = parameters[name] if row is None else parameters[name][row]
+                assert target.shape == value.shape, reference
                 target.copy_(value)
                 filled[name] += value.numel()
         assert filled == {name: p.numel() for name, p in parameters.items()}, "init does not fill every parameter"
 
-    def named(self, references: list[str], gradients: bool) -> dict[str, Tensor]:
-        """Our parameters or their gradients under the reference's names."""
-        parameters = dict(self.method.named_parameters())
+    def named(self, references: Iterable[str], tensors: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+        """Tensors under our names (by default our parameters) under the reference's."""
         found = {}
         for reference in references:
             name, row = self.place(reference)
-            tensor = parameters[name].grad if gradients else parameters[name].detach()
+            tensor = tensors[name]
             assert tensor is not None, f"{name} has no gradient"
             found[reference] = tensor if row is None else tensor[row]
         return found
 
+    def parameters(self) -> dict[str, Tensor]:
+        return {name: p.detach() for name, p in self.method.named_parameters()}
+
     def optimizer(self) -> torch.optim.Optimizer:
-        meta, parameters = self.golden.meta, self.method.parameters()
+        meta = self.meta
+        parameters = [p for p in self.method.parameters() if p.requires_grad]
         lr, decay = meta["lr"], meta["weight_decay"]
         if meta["optimizer"].lower() == "sgd":
             return torch.optim.SGD(parameters, lr=lr, weight_decay=decay, momentum=meta["momentum"])
@@ -133,65 +175,93 @@ class Case(ABC):
         betas = tuple(meta.get("betas", (0.9, 0.999)))
         return kind(parameters, lr=lr, weight_decay=decay, betas=betas, eps=meta.get("eps", 1e-8))
 
+    # The run
 
-class MMRLCase(Case):
-    def build(self) -> Method:
-        return MMRL(self.clip, MMRLSettings(**self.common()))
+    def batch(self, number: int) -> Batch:
+        return Batch(self.images, self.labels, len(self.labels))
 
-    def common(self) -> dict[str, Any]:
-        meta = self.golden.meta
-        assert meta["layers"] == list(range(meta["layers"][0], self.clip.config.vision_layers + 1))
-        return {
-            "rep_tokens": meta["K"],
-            "rep_dim": meta["rep_dim"],
-            "first_layer": meta["layers"][0],
-            "alpha": meta["alpha"],
-            "reg_weight": meta["reg_weight"],
-        }
+    def rate(self, number: int) -> float:
+        return float(self.meta["lr"])
 
-    def place(self, reference: str) -> Place:
-        owner, _, rest = reference.partition(".")
-        if owner == "image_encoder":
-            return "rep_proj", None
-        if rest == "compound_rep_tokens":
-            return "tokens.space", None
-        aligner, row, kind = rest.split(".")
-        return f"tokens.{ALIGNERS[aligner.rsplit('_', 1)[1]]}.{kind}", int(row)
+    def take(self, step: GoldenStep) -> Tensor:
+        return self.method.step(step)
 
-    def outputs(self, out: dict[str, Tensor]) -> dict[str, Tensor]:
-        alpha = self.golden.meta["alpha"]
-        return out | {"logits_fusion": alpha * out["logits"] + (1 - alpha) * out["logits_rep"]}
+    def trace(self, step: GoldenStep) -> dict[str, Tensor]:
+        """What `train.*` holds of one step, besides the losses."""
+        return {}
 
-    @torch.no_grad()
-    def evaluate(self) -> dict[str, Tensor]:
-        classes = self.method.encode_classes(self.prompts)
-        none = torch.zeros(len(self.prompts), dtype=torch.bool)
-        return {
-            "logits_class": self.method.scores(self.images, classes, none),
-            "logits_fused": self.method.scores(self.images, classes, ~none),
-        }
+    def train(self, check: Check) -> None:
+        """The steps, held to `out.*`, `grad.*` and `train.*`."""
+        group, optimizer = self.golden.group, self.optimizer()
+        trace: dict[str, list[Tensor]] = {}
+        for number in range(self.meta["steps"]):
+            step = GoldenStep(self, optimizer, number)
+            loss = self.take(step)
+            for name, value in {"losses": loss, **self.trace(step)}.items():
+                trace.setdefault(name, []).append(value)
+            if number == 0:
+                check("out", step.outputs, self.without_inputs("out."))
+                names = [name for name, p in self.method.named_parameters() if p.requires_grad]
+                first = dict(zip(names, step.updates[0], strict=True))
+                check("grad", self.named(group("grad."), first), group("grad."))
+                self.after_first(step, check)
+            self.after_step(number)
+        check("train", {name: torch.stack(values) for name, values in trace.items()}, self.without_inputs("train."))
 
+    def after_first(self, step: GoldenStep, check: Check) -> None:
+        """Further checks of the first step."""
+        return
 
-ALIGNERS = {"r2vproj": "to_image", "r2tproj": "to_text"}
+    def after_step(self, number: int) -> None:
+        """What a method does between steps."""
+        return
 
+    def extra(self, check: Check) -> None:
+        """Results that only this method's file has; called before the run."""
+        return
 
-class MMRLppCase(MMRLCase):
-    def build(self) -> Method:
-        meta = self.golden.meta
-        own = {"beta": meta["beta"], "residual_rank": meta["residual_rank"], "proj_rank": meta["proj_rank"]}
-        return MMRLpp(self.clip, MMRLppSettings(**self.common(), **own))
+    def without_inputs(self, prefix: str) -> dict[str, Tensor]:
+        return {k: v for k, v in self.golden.group(prefix).items() if prefix + k not in self.inputs}
 
-    def place(self, reference: str) -> Place:
-        owner, _, rest = reference.partition(".")
-        if owner == "image_encoder":
-            return {"A": "proj_down", "B": "proj_up"}[rest], None
-        if rest == "compound_rep_tokens":
-            return "tokens.space", None
-        parts = rest.split(".")
-        aligner = f"tokens.{ALIGNERS[parts[0].rsplit('_', 1)[1]]}"
-        if parts[1] == "weight":
-            return f"{aligner}.weight", None
-        return f"{aligner}.{ {'A': 'up', 'B': 'down', 'bias': 'bias'}[parts[3]] }", int(parts[2])
+    def verify(self, check: Check) -> None:
+        """Everything in the file."""
+        check("zero_shot", self.zero_shot(), self.golden.group("zero_shot."))
+        self.extra(check)
+        self.train(check)
+        final = self.golden.group("final.")
+        check("final", self.named(final, self.parameters()), final)
+        check("eval", self.evaluate(), self.without_inputs("eval."))
 
 
-CASES: dict[str, type[Case]] = {"mmrl": MMRLCase, "mmrlpp": MMRLppCase}
+class GoldenStep(BatchStep):
+    """The loop's own step, with a record of what the method asked of it."""
+
+    def __init__(self, case: Case, optimizer: torch.optim.Optimizer, number: int) -> None:
+        parameters: list[Tensor] = [p for p in case.method.parameters() if p.requires_grad]
+        rate = case.rate(number)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        trainer = Trainer(parameters, optimizer, scaler, None, Processes("cpu"), accumulate=1, seed=0)
+        super().__init__(trainer, case.batch(number), number, rate)
+        self.case = case
+        self.outputs: dict[str, Tensor] = {}
+        self.calls: list[list[tuple[Tensor, Gradients]]] = []
+        self.updates: list[Gradients] = []
+        self.states: list[dict[str, Tensor]] = []
+        """Our parameters behind each update."""
+
+    def gradients(self, loss: Loss, *names: str) -> list[tuple[Tensor, Gradients]]:
+        def recorded(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            out = loss(images, labels)
+            if not self.outputs:
+                self.outputs = self.case.outputs(out)
+            return out
+
+        self.calls.append(super().gradients(recorded, *names))
+        return self.calls[-1]
+
+    def update(self, gradients: Gradients) -> None:
+        self.updates.append([None if g is None else g.clone() for g in gradients])
+        super().update(gradients)
+        self.states.append({name: p.clone() for name, p in self.case.parameters().items()})

@@ -79,7 +79,9 @@ class FewShotClassifier:
 
     def _split_settings(self) -> tuple[TrainSettings, Any]:
         names = {f.name for f in fields(TrainSettings)}
-        training = TrainSettings(**(published_training(self.method) | {k: self.settings[k] for k in names & {*self.settings}}))
+        training = TrainSettings(
+            **(published_training(self.method) | {k: self.settings[k] for k in names & {*self.settings}})
+        )
         try:
             return training, make_settings(self.method, {k: v for k, v in self.settings.items() if k not in names})
         except SettingsError as error:
@@ -119,7 +121,8 @@ class FewShotClassifier:
         """Train on a folder with one folder a class, an embedded data set, pairs (image, class name), or images and `labels`.
 
         `val`, labelled images of the same classes, is for methods that choose a setting by them (linear-probe,
-        tip-adapter); others don't look at it. With `checkpoint`, a path, the state of the run is kept there and a run that was interrupted goes on from it.
+        tip-adapter); others don't look at it. With `checkpoint`, a path, the state of the run is kept there and a run that
+        was interrupted goes on from it.
 
         Raises:
             DataError: unusable data, one class only, fewer images than shots, an unreadable image.

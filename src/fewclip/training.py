@@ -31,7 +31,7 @@ Report = Callable[[int, int, float], None]
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """How to train; defaults are MMRL's for base-to-novel (shared/SPEC.md §6). Other methods bring theirs
-    (`Method.training`), which stand where the user says nothing."""
+    (`Method.train_settings`), which stand where the user says nothing."""
 
     epochs: int = 10
     """Times that every image is seen; 0: as often as `steps_per_shot` asks for."""
@@ -92,7 +92,6 @@ class TrainSettings:
                 f"batch_size is {self.batch_size}, but {processes} processes need an image each: raise it."
             )
 
-
     def with_epochs(self, shots: int, steps_an_epoch: int) -> TrainSettings:
         """The same with `epochs` said, where `steps_per_shot` says it."""
         if self.epochs or not self.steps_per_shot:
@@ -129,7 +128,7 @@ def published_training(method: str) -> dict[str, Any]:
     Raises:
         SettingsError: there is no such method.
     """
-    return dict(find(method).training)
+    return dict(find(method).train_settings)
 
 
 @dataclass

@@ -303,9 +303,7 @@ class ImageTower(nn.Module):
         """The class token's feature, not normalised."""
         return self.ln_post(self.finish(stem, edit, beside=beside)[..., 0, :]) @ self.proj
 
-    def read_only(
-        self, stem: Stem[Tensor], askers: Float[Tensor, "#batch k width"]
-    ) -> Float[Tensor, "batch k dim"]:
+    def read_only(self, stem: Stem[Tensor], askers: Float[Tensor, "#batch k width"]) -> Float[Tensor, "batch k dim"]:
         """Features of tokens that read the image at every layer and are read by none, not normalised."""
         x, last = stem.tokens, len(self.transformer)
         askers = askers.expand(len(x), -1, -1)

@@ -83,9 +83,7 @@ class Preprocess:
         left, top = round((image.width - size) / 2.0), round((image.height - size) / 2.0)
         return self._normalise(image.crop((left, top, left + size, top + size)))
 
-    def augment(
-        self, image: Source, generator: torch.Generator, smallest: float = 0.5
-    ) -> Float[Tensor, "3 size size"]:
+    def augment(self, image: Source, generator: torch.Generator, smallest: float = 0.5) -> Float[Tensor, "3 size size"]:
         """A random part of the image (`smallest` to all of its area, 3:4 to 4:3), resized, every other time mirrored.
 
         The draws are torchvision's, in its order, so the same seed gives the same crops.
@@ -126,7 +124,9 @@ def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
     return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def _random_box(width: int, height: int, generator: torch.Generator, smallest: float) -> tuple[int, int, int, int]:
+def _random_box(
+    width: int, height: int, generator: torch.Generator, smallest: float = 0.5
+) -> tuple[int, int, int, int]:
     """Left, top, width and height of a training crop: ten tries, then the largest central part of an allowed ratio."""
     low, high = _RATIO
     for _ in range(10):

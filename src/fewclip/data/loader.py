@@ -94,7 +94,9 @@ class TrainingBatches:
         return lambda: Batch(_stack(images), labels, len(batch))
 
     def _image(self, epoch: int, index: int) -> Tensor:
-        return self.preprocess.augment(self.decoded[index], generator(self.seed, "augment", epoch, index), self.crop_min)
+        return self.preprocess.augment(
+            self.decoded[index], generator(self.seed, "augment", epoch, index), self.crop_min
+        )
 
 
 def _stack(images: list[Future[Tensor]]) -> Tensor:

@@ -76,7 +76,7 @@ class Method(nn.Module, ABC):
     """What it says of classes that it was not trained on, in a few words; empty where it can say nothing."""
     Settings: ClassVar[type]
     """Its dataclass of settings."""
-    training: ClassVar[Mapping[str, Any]] = {}
+    train_settings: ClassVar[dict[str, Any]] = {}
     """Fields of `TrainSettings` whose published values differ from the defaults there."""
     sized_by_data: ClassVar[tuple[str, ...]] = ()
     """Tensors whose shape is known when the training classes or images are; `load_state_dict` takes any shape."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fewclip.clip.model import CLIP
 from fewclip.errors import SettingsError
 from fewclip.methods.base import unit
-from fewclip.methods.coop import COOP_TRAINING
+from fewclip.methods.coop import coop_training
 from fewclip.methods.cosine import CosineMethod
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class CLIPAdapter(CosineMethod):
     parameters_b16 = "131,072"
     new_classes = "CLIP's feature of the new name against the adapted image feature"
     Settings = CLIPAdapterSettings
-    training = COOP_TRAINING
+    train_settings = coop_training()
     settings: CLIPAdapterSettings
 
     def __init__(self, clip: CLIP, settings: CLIPAdapterSettings | None = None) -> None:

@@ -8,8 +8,9 @@ a projection W becomes W + (α/√r)·B A, fitted by cross-entropy with one set 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -36,8 +37,8 @@ class CLIPLoRASettings:
     """α: an update is multiplied by α/√r."""
     projections: str = "qkv"
     """Which projections: letters of q, k, v and o (the output projection)."""
-    layers: Literal["all", "bottom", "mid", "up", "half-bottom", "half-up"] = "all"
-    """Which layers of a tower: all, a third of them, or a half."""
+    layers: Literal["all", "bottom", "mid", "up", "half-bottom", "half-up", "top3"] | tuple[int, ...] = "all"
+    """Which layers of a tower: all, a third, a half, the last three, or numbers counted from 1."""
     towers: Literal["both", "image", "text"] = "both"
     """Which towers."""
     dropout: float = 0.25
@@ -63,7 +64,7 @@ class CLIPLoRA(CosineMethod):
     parameters_b16 = "184,320"
     new_classes = "the same updated towers"
     Settings = CLIPLoRASettings
-    training = {
+    train_settings: ClassVar[dict[str, Any]] = {
         "optimizer": "adamw",
         "lr": 2e-4,
         "weight_decay": 0.01,
@@ -81,7 +82,9 @@ class CLIPLoRA(CosineMethod):
         super().__init__(clip, settings)
         s, config = self.settings, clip.config
         if s.rank < 1 or not s.projections or set(s.projections) - set(PLACES):
-            raise SettingsError(f"rank is {s.rank} and projections {s.projections!r}: expected at least 1, and letters of qkvo.")
+            raise SettingsError(
+                f"rank is {s.rank} and projections {s.projections!r}: expected at least 1, and letters of qkvo."
+            )
         count = len(s.projections)
         self.places = [PLACES[letter] for letter in s.projections]
         self.image, self.text = None, None
@@ -130,8 +133,16 @@ class CLIPLoRA(CosineMethod):
         return unit(self.clip.visual.features(stem, beside=self.beside(self.image)))
 
 
-def chosen(which: str, depth: int) -> list[int]:
-    """The layers of that name, counted from 1."""
+def chosen(which: str | Sequence[int], depth: int) -> list[int]:
+    """The layers of that name, counted from 1.
+
+    Raises:
+        SettingsError: numbers that are no layers.
+    """
+    if not isinstance(which, str):
+        if not which or not all(1 <= number <= depth for number in which):
+            raise SettingsError(f"layers is {tuple(which)}, but this backbone's layers are 1 to {depth}.")
+        return sorted(which)
     third, half = depth // 3, depth // 2
     spans = {
         "all": (0, depth),
@@ -140,5 +151,6 @@ def chosen(which: str, depth: int) -> list[int]:
         "up": (2 * third, depth),
         "half-bottom": (0, half),
         "half-up": (half, depth),
+        "top3": (max(0, depth - 3), depth),
     }
     return [number + 1 for number in range(*spans[which])]

@@ -18,7 +18,7 @@ from fewclip.clip.prompts import Prompts
 from fewclip.methods import frozen
 from fewclip.methods.base import Method, normal, unit
 from fewclip.methods.context import Slots, embed_words, sentence
-from fewclip.methods.coop import COOP_TRAINING
+from fewclip.methods.coop import coop_training
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -45,7 +45,7 @@ class CoCoOp(Method):
     parameters_b16 = "35,360"
     new_classes = "prompts made for each image, with the new name"
     Settings = CoCoOpSettings
-    training = {**COOP_TRAINING, "epochs": 10, "batch_size": 1}
+    train_settings = coop_training(epochs=10, batch_size=1)
     settings: CoCoOpSettings
 
     def __init__(self, clip: CLIP, settings: CoCoOpSettings | None = None) -> None:
@@ -64,9 +64,7 @@ class CoCoOp(Method):
             self.context.copy_(embed_words(self.clip, prompts, 1, self.settings.context_tokens))
         self._slots = self.encode_classes(prompts)
 
-    def text_features(
-        self, slots: Slots, shift: Float[Tensor, "batch width"]
-    ) -> Float[Tensor, "batch classes dim"]:
+    def text_features(self, slots: Slots, shift: Float[Tensor, "batch width"]) -> Float[Tensor, "batch classes dim"]:
         """Every image's own class features, L2-normalised."""
         return unit(self.clip.text_features(slots.fill(self.context + shift[:, None])))
 

@@ -53,8 +53,8 @@ class Slots:
         length = order.shape[1]
         self.embedded = clip.token_embedding(prompts.tokens.to(clip.device))  # (C, L, width), without position
         self.prefix_order, self.suffix_order = order[0, :split], order[:, split:, None]
-        self.prefix_position, self.suffix_position = clip.positional_embedding[:length].detach().split(
-            [split, length - split]
+        self.prefix_position, self.suffix_position = (
+            clip.positional_embedding[:length].detach().split([split, length - split])
         )
         self.eot = prompts.eot.to(clip.device) - split
         self.own = own
@@ -73,7 +73,8 @@ class Slots:
         else:
             each = context if self.own else context.unsqueeze(-3).expand(*copies, len(embedded), -1, -1)
             source = torch.cat([embedded.expand(*copies, -1, -1, -1), each], dim=-2)
-            suffix = source.take_along_dim(self.suffix_order, -2) + self.suffix_position
+            order = self.suffix_order.expand(*copies, -1, -1, -1)
+            suffix = source.take_along_dim(order, -2) + self.suffix_position
         return Stem(1, TextTokens(prefix, suffix, self.eot))
 
 
@@ -85,7 +86,5 @@ def _order(prompts: Prompts, context_tokens: int, before: int, moved: bool) -> I
     if not moved:
         return torch.tensor([[0, *context, *rest]]).expand(len(prompts), -1)
     assert prompts.names is not None, "these prompts don't say where the class names end"
-    rows = [
-        [0, *context[:before], *rest[:name], *context[before:], *rest[name:]] for name in prompts.names.tolist()
-    ]
+    rows = [[0, *context[:before], *rest[:name], *context[before:], *rest[name:]] for name in prompts.names.tolist()]
     return torch.tensor(rows)

@@ -7,7 +7,7 @@ t = [V]₁ … [V]_M [CLASS], p(y|x) ∝ exp(cos(f, g(t_y)) / τ). One context f
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,14 +22,10 @@ from fewclip.methods.cosine import CosineMethod
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-COOP_TRAINING = {
-    "optimizer": "sgd",
-    "lr": 2e-3,
-    "epochs": 50,
-    "batch_size": 32,
-    "crop_min": 0.08,
-}
-"""What the CoOp family trains with: SGD with momentum 0.9, a warm-up epoch, a cosine."""
+
+def coop_training(**changes: Any) -> dict[str, Any]:
+    """What the CoOp family trains with, SGD with momentum 0.9, a warm-up epoch, a cosine, and what a method changes."""
+    return {"optimizer": "sgd", "lr": 2e-3, "epochs": 50, "batch_size": 32, "crop_min": 0.08} | changes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +50,7 @@ class CoOp(CosineMethod):
     parameters_b16 = "2,048"
     new_classes = "the same context before the new name (class-specific: none)"
     Settings = CoOpSettings
-    training = COOP_TRAINING
+    train_settings = coop_training()
     sized_by_data = ("context",)
     settings: CoOpSettings
 

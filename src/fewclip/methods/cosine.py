@@ -27,7 +27,7 @@ class CosineMethod(Method):
 
     def class_features(self, read: Any) -> Float[Tensor, "classes dim"]:
         """w (C, d), L2-normalised, from what `read` returned."""
-        return read  # type: ignore[no-any-return]
+        return read
 
     def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
         """f (B, d), L2-normalised."""

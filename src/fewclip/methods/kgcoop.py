@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fewclip.clip.prompts import Prompts
 from fewclip.methods import frozen
-from fewclip.methods.coop import COOP_TRAINING, CoOp, CoOpSettings
+from fewclip.methods.coop import CoOp, CoOpSettings, coop_training
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -35,7 +35,7 @@ class KgCoOp(CoOp):
     trained = "context vectors of the prompt"
     new_classes = "the same context before the new name"
     Settings = KgCoOpSettings
-    training = {**COOP_TRAINING, "epochs": 100, "batch_size": 128}
+    train_settings = coop_training(epochs=100, batch_size=128)
     settings: KgCoOpSettings
 
     def sentences(self, template: str) -> tuple[str, tuple[str, ...]]:

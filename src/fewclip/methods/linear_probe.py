@@ -76,7 +76,9 @@ class LinearProbe(Method):
         try:
             from sklearn.linear_model import LogisticRegression
         except ImportError as error:
-            raise SettingsError("linear-probe needs scikit-learn, which is not installed: pip install scikit-learn.") from error
+            raise SettingsError(
+                "linear-probe needs scikit-learn, which is not installed: pip install scikit-learn."
+            ) from error
         s = self.settings
         model = LogisticRegression(C=c, solver="lbfgs", max_iter=s.max_iter, tol=s.tolerance)
         return model.fit(f.cpu().numpy(), labels.cpu().numpy())

@@ -16,7 +16,7 @@ from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
 from fewclip.methods.base import normal
 from fewclip.methods.context import embed_words, sentence
-from fewclip.methods.coop import COOP_TRAINING
+from fewclip.methods.coop import coop_training
 from fewclip.methods.deep import DeepPrompts, depth_of
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class MaPLe(DeepPrompts):
     parameters_b16 = "3,555,072"
     new_classes = "the same tokens before the new name"
     Settings = MaPLeSettings
-    training = {**COOP_TRAINING, "lr": 3.5e-3, "epochs": 5, "batch_size": 4}
+    train_settings = coop_training(lr=3.5e-3, epochs=5, batch_size=4)
     settings: MaPLeSettings
 
     def __init__(self, clip: CLIP, settings: MaPLeSettings | None = None) -> None:

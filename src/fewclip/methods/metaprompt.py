@@ -19,8 +19,8 @@ from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
 from fewclip.methods import frozen
 from fewclip.methods.base import Gradients, Step, normal
-from fewclip.methods.context import Slots, sentence
-from fewclip.methods.coop import COOP_TRAINING
+from fewclip.methods.context import sentence
+from fewclip.methods.coop import coop_training
 from fewclip.methods.deep import DeepPrompts, depth_of
 from fewclip.templates import SELECTED_TEMPLATES
 
@@ -53,7 +53,7 @@ class MetaPrompt(DeepPrompts):
     parameters_b16 = "30,720"
     new_classes = "the same tokens before the new name, and its sentence"
     Settings = MetaPromptSettings
-    training = {**COOP_TRAINING, "lr": 1.5e-3, "epochs": 8, "batch_size": 16}
+    train_settings = coop_training(lr=1.5e-3, epochs=8, batch_size=16)
     whole_batches = True  # a step looks for classes in its batch
     settings: MetaPromptSettings
 

@@ -17,7 +17,7 @@ from fewclip.clip.model import CLIP, Beside, Place, Stem, TextTokens
 from fewclip.clip.prompts import Prompts
 from fewclip.errors import SettingsError
 from fewclip.methods.base import unit
-from fewclip.methods.coop import COOP_TRAINING
+from fewclip.methods.coop import coop_training
 from fewclip.methods.cosine import CosineMethod
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class MMA(CosineMethod):
     parameters_b16 = "674,560"
     new_classes = "the same adapters"
     Settings = MMASettings
-    training = {**COOP_TRAINING, "lr": 1.5e-3, "epochs": 5, "batch_size": 16, "warmup_epochs": 0}
+    train_settings = coop_training(lr=1.5e-3, epochs=5, batch_size=16, warmup_epochs=0)
     settings: MMASettings
 
     def __init__(self, clip: CLIP, settings: MMASettings | None = None) -> None:
@@ -62,9 +62,13 @@ class MMA(CosineMethod):
         depth = min(config.text_layers, config.vision_layers)
         first, last = s.first_layer or depth // 3 + 1, s.last_layer or depth
         if not 1 <= first <= last <= depth:
-            raise SettingsError(f"Adapters from layer {first} to {last} were asked for, but this backbone has layers 1 to {depth}.")
-        # Where one tower is deeper, its uppermost layers are paired with those of the other.
-        self.text_first, self.image_first = first + config.text_layers - depth, first + config.vision_layers - depth
+            raise SettingsError(
+                f"Adapters from layer {first} to {last} were asked for, but this backbone has layers 1 to {depth}."
+            )
+        # Layers of one number are paired; unless they were chosen, those of a deeper tower are its uppermost.
+        shift = 0 if s.last_layer else 1
+        self.text_first = first + shift * (config.text_layers - depth)
+        self.image_first = first + shift * (config.vision_layers - depth)
         count = last - first + 1
         self.text = Ends(count, config.text_width, s.bottleneck)
         self.image = Ends(count, config.vision_width, s.bottleneck)
@@ -107,10 +111,10 @@ class _ScaleGradient(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: object, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient * ctx.factor, None  # type: ignore[attr-defined]
 
 
 def scale_gradient(x: Tensor, factor: float) -> Tensor:
     """x, whose gradient is multiplied by `factor`."""
-    return _ScaleGradient.apply(x, factor)  # type: ignore[no-any-return]
+    return _ScaleGradient.apply(x, factor)

@@ -20,7 +20,7 @@ from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
 from fewclip.methods.base import Method, normal, unit
 from fewclip.methods.context import Slots, embed_words, sentence
-from fewclip.methods.coop import COOP_TRAINING
+from fewclip.methods.coop import coop_training
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -54,7 +54,7 @@ class PLOT(Method):
     parameters_b16 = "14,336"
     new_classes = "the same contexts before the new name"
     Settings = PLOTSettings
-    training = COOP_TRAINING
+    train_settings = coop_training()
     settings: PLOTSettings
 
     def __init__(self, clip: CLIP, settings: PLOTSettings | None = None) -> None:

@@ -19,7 +19,7 @@ from fewclip.errors import SettingsError
 from fewclip.methods import frozen
 from fewclip.methods.base import Method, Step, normal, unit
 from fewclip.methods.context import Position, Slots, sentence
-from fewclip.methods.coop import COOP_TRAINING
+from fewclip.methods.coop import coop_training
 from fewclip.seeds import generator
 
 if TYPE_CHECKING:
@@ -46,14 +46,16 @@ class ProDA(Method):
     parameters_b16 = "262,144"
     new_classes = "the mean over the pool, with the new name"
     Settings = ProDASettings
-    training = COOP_TRAINING
+    train_settings = coop_training()
     settings: ProDASettings
 
     def __init__(self, clip: CLIP, settings: ProDASettings | None = None) -> None:
         super().__init__(clip, settings)
         s = self.settings
         if not 1 <= s.prompt_batch <= s.pool:
-            raise SettingsError(f"prompt_batch is {s.prompt_batch} and pool {s.pool}: expected 1 to as many as the pool has.")
+            raise SettingsError(
+                f"prompt_batch is {s.prompt_batch} and pool {s.pool}: expected 1 to as many as the pool has."
+            )
         self.context = normal(s.pool, s.context_tokens, clip.config.text_width)  # (P, n, d_t)
         quarter = s.pool // 4
         self.positions: list[Position] = [
@@ -107,7 +109,8 @@ class ProDA(Method):
         with torch.autocast(f.device.type, enabled=False):  # times s²/2 ≈ 5000
             squares, spread = f.float().square(), spread.float()
             rows = [
-                ((spread[y] - spread).square() @ weight).sum(-1) for y, weight in zip(labels.tolist(), squares, strict=True)
+                ((spread[y] - spread).square() @ weight).sum(-1)
+                for y, weight in zip(labels.tolist(), squares, strict=True)
             ]
         return torch.stack(rows) / (spread.shape[1] + 1)
 
@@ -126,7 +129,7 @@ class ProDA(Method):
             self.text_features(slots, list(range(i, min(i + q, self.settings.pool)))).sum(1)
             for i in range(0, self.settings.pool, q)
         )
-        return total / self.settings.pool  # type: ignore[no-any-return, return-value]
+        return total / self.settings.pool  # type: ignore[return-value]
 
     def scores(
         self,

@@ -16,7 +16,7 @@ from fewclip.clip.prompts import Prompts
 from fewclip.methods import frozen
 from fewclip.methods.base import Step
 from fewclip.methods.context import embed_words, sentence
-from fewclip.methods.coop import COOP_TRAINING, CoOp, CoOpSettings
+from fewclip.methods.coop import CoOp, CoOpSettings, coop_training
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -45,7 +45,7 @@ class ProGrad(CoOp):
     parameters_b16 = "8,192"
     new_classes = "the same context before the new name"
     Settings = ProGradSettings
-    training = {**COOP_TRAINING, "epochs": 100}
+    train_settings = coop_training(epochs=100)
     settings: ProGradSettings
     _words = 0
 

@@ -20,7 +20,7 @@ from fewclip.clip.prompts import Prompts
 from fewclip.methods import frozen
 from fewclip.methods.base import normal
 from fewclip.methods.context import embed_words, sentence
-from fewclip.methods.coop import COOP_TRAINING
+from fewclip.methods.coop import coop_training
 from fewclip.methods.deep import DeepPrompts, depth_of
 from fewclip.templates import imagenet_templates
 
@@ -62,7 +62,7 @@ class PromptSRC(DeepPrompts):
     parameters_b16 = "46,080"
     new_classes = "the same tokens before the new name"
     Settings = PromptSRCSettings
-    training = {**COOP_TRAINING, "lr": 2.5e-3, "epochs": 20, "batch_size": 4}
+    train_settings = coop_training(lr=2.5e-3, epochs=20, batch_size=4)
     settings: PromptSRCSettings
 
     def __init__(self, clip: CLIP, settings: PromptSRCSettings | None = None) -> None:

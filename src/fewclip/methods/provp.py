@@ -19,7 +19,7 @@ from fewclip.clip.edits import Insertion
 from fewclip.clip.model import CLIP
 from fewclip.methods import frozen
 from fewclip.methods.base import unit
-from fewclip.methods.coop import COOP_TRAINING
+from fewclip.methods.coop import coop_training
 from fewclip.methods.cosine import CosineMethod
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class ProVP(CosineMethod):
     parameters_b16 = "147,456"
     new_classes = "the same image features"
     Settings = ProVPSettings
-    training = {**COOP_TRAINING, "lr": 0.1, "epochs": 100, "weight_decay": 1e-3}
+    train_settings = coop_training(lr=0.1, epochs=100, weight_decay=1e-3)
     whole_batches = True  # re-formation contrasts the images of a batch
     settings: ProVPSettings
 
@@ -52,7 +52,9 @@ class ProVP(CosineMethod):
         super().__init__(clip, settings)
         layers, width = clip.config.vision_layers, clip.config.vision_width
         bound = math.sqrt(6 / (3 * 14**2 + width))  # 14: the published constant, whatever the patch
-        self.tokens = nn.Parameter(torch.empty(layers, self.settings.prompts, width).uniform_(-bound, bound))  # (L, M, v)
+        self.tokens = nn.Parameter(
+            torch.empty(layers, self.settings.prompts, width).uniform_(-bound, bound)
+        )  # (L, M, v)
 
     def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
         visual = self.clip.visual

@@ -19,7 +19,7 @@ from fewclip.clip.model import CLIP, TextTokens
 from fewclip.clip.prompts import Prompts
 from fewclip.errors import SettingsError
 from fewclip.methods.base import Method, unit
-from fewclip.methods.coop import COOP_TRAINING
+from fewclip.methods.coop import coop_training
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -41,7 +41,7 @@ class RPO(Method):
     parameters_b16 = "30,720"
     new_classes = "the same tokens behind the new name"
     Settings = RPOSettings
-    training = {**COOP_TRAINING, "lr": 0.01, "epochs": 15, "batch_size": 4}
+    train_settings = coop_training(lr=0.01, epochs=15, batch_size=4)
     settings: RPOSettings
 
     def __init__(self, clip: CLIP, settings: RPOSettings | None = None) -> None:
@@ -51,7 +51,9 @@ class RPO(Method):
             raise SettingsError(f"prompts is {s.prompts}, but it must be at least 1.")
         eot, start = clip.token_embedding.weight[-1], clip.visual.class_embedding
         self.text = nn.Parameter((eot + s.noise * unit(torch.randn(s.prompts, len(eot)).to(eot))).detach())  # (K, d_t)
-        self.image = nn.Parameter((start + s.noise * unit(torch.randn(s.prompts, len(start)).to(start))).detach())  # (K, d_v)
+        self.image = nn.Parameter(
+            (start + s.noise * unit(torch.randn(s.prompts, len(start)).to(start))).detach()
+        )  # (K, d_v)
 
     def prepare(self, prompts: Prompts) -> None:
         self._stages = self.clip.text_stages(prompts)

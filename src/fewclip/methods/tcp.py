@@ -18,7 +18,7 @@ from fewclip.errors import SettingsError
 from fewclip.methods import frozen
 from fewclip.methods.base import normal, unit
 from fewclip.methods.context import Slots, sentence
-from fewclip.methods.coop import COOP_TRAINING
+from fewclip.methods.coop import coop_training
 from fewclip.methods.cosine import CosineMethod
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class TCP(CosineMethod):
     parameters_b16 = "331,904"
     new_classes = "tokens made from the new name's own feature"
     Settings = TCPSettings
-    training = {**COOP_TRAINING, "optimizer": "adam", "eps": 1e-3}
+    train_settings = coop_training(optimizer="adam", eps=1e-3)
     settings: TCPSettings
 
     def __init__(self, clip: CLIP, settings: TCPSettings | None = None) -> None:
@@ -57,7 +57,9 @@ class TCP(CosineMethod):
         if not 1 <= self.layer <= layers:
             raise SettingsError(f"class_layer is {s.class_layer}, but this backbone's text layers are 1 to {layers}.")
         if s.context_tokens < CLASS_TOKENS:
-            raise SettingsError(f"context_tokens is {s.context_tokens}, but {CLASS_TOKENS} of them make place for a class's own.")
+            raise SettingsError(
+                f"context_tokens is {s.context_tokens}, but {CLASS_TOKENS} of them make place for a class's own."
+            )
         hidden = max(1, clip.config.embed_dim // s.reduction)
         self.context = normal(s.context_tokens, width)  # (n, d_t)
         self.meta_net = nn.Sequential(
@@ -68,7 +70,9 @@ class TCP(CosineMethod):
         """The template with its first words replaced by the context, and the template."""
         words, _, tail = template.partition("{}")
         further = words.split()[self.settings.context_tokens :]
-        return sentence(self.settings.context_tokens, " ".join(["X"] * self.settings.context_tokens + further), tail), (template,)
+        return sentence(self.settings.context_tokens, " ".join(["X"] * self.settings.context_tokens + further), tail), (
+            template,
+        )
 
     def read(self, prompts: Prompts) -> tuple[Slots, Tensor]:
         w0 = frozen.text_features(self.clip, prompts.templates[0])

@@ -9,7 +9,7 @@ search uses the `val` of `fit`, without which α and β stay as set, and the las
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -148,7 +148,7 @@ class TipAdapterF(TipAdapter):
     title = "Tip-Adapter-F"
     trained = "the training images' stored features"
     parameters_b16 = "8,192 a class (16 shots)"
-    training = {
+    train_settings: ClassVar[dict[str, Any]] = {
         "optimizer": "adamw",
         "eps": 1e-4,
         "weight_decay": 0.01,

@@ -1,0 +1,232 @@
+"""Every method: fit, save, load, new classes or their refusal, resume; and what some of them promise besides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small import random_tokens, small_clip
+
+from fewclip import FewShotClassifier
+from fewclip.checkpointing import Checkpoint
+from fewclip.classifier import published_training
+from fewclip.clip.model import CLIP
+from fewclip.clip.prompts import Prompts
+from fewclip.errors import SettingsError, TrainingError
+from fewclip.methods import METHODS, find, make_settings
+from fewclip.methods.context import Slots
+from fewclip.methods.proda import ProDA, ProDASettings
+from fewclip.training import TrainSettings
+
+Pairs = list[tuple[Image.Image, str]]
+SMALL: dict[str, dict[str, Any]] = {
+    "mmrl": {"rep_dim": 8},
+    "mmrlpp": {"rep_dim": 8, "residual_rank": 2, "proj_rank": 2},
+    "proda": {"pool": 8, "context_tokens": 4},
+    "promptsrc": {"average_mean": 2},
+    "rpo": {"prompts": 3},
+    "provp": {"prompts": 2},
+    "tip-adapter": {"passes": 2},
+    "tip-adapter-f": {"passes": 2},
+}
+TRAINED = [name for name in METHODS if name not in ("zero-shot", "linear-probe", "tip-adapter")]
+KINDS = [*((name, {}) for name in METHODS), ("coop", {"class_specific": True}), ("coop", {"position": "front"})]
+QUICK: dict[str, Any] = {"shots": None, "epochs": 3, "batch_size": 6, "lr": 0.01}
+
+
+def make(backbone: CLIP, name: str, **settings: Any) -> FewShotClassifier:
+    return FewShotClassifier(name, backbone, **(QUICK | SMALL.get(name, {}) | settings))
+
+
+@pytest.mark.parametrize(("name", "settings"), KINDS, ids=str)
+def test_fit_save_load_and_new_classes(
+    backbone: CLIP, pairs: Pairs, tmp_path: Path, name: str, settings: dict[str, Any]
+) -> None:
+    images = [image for image, _ in pairs]
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    classifier = make(backbone, name, **settings).fit(pairs)
+    for key, value in classifier.clip_.state_dict().items():
+        assert torch.equal(value, before[key]), "the backbone was changed"
+    proba = classifier.predict_proba(images)
+    np.testing.assert_allclose(proba.sum(1), 1, rtol=1e-4)
+    if name in TRAINED:
+        assert len(classifier.history_) == 3
+    # a part of the classes in another order, scored as before
+    scores = classifier.scores(images)
+    tolerance = 0.02 if name == "plot" else 1e-3  # PLOT's Sinkhorn stops when the whole batch has settled
+    torch.testing.assert_close(
+        classifier.scores(images, ["red", "blue"]), scores[:, [2, 0]], rtol=tolerance, atol=tolerance
+    )
+
+    classifier.save(tmp_path / "a")
+    again = FewShotClassifier.load(tmp_path / "a", backbone=backbone)
+    torch.testing.assert_close(again.scores(images), scores, rtol=0, atol=0)
+    for loaded in (classifier, again):
+        if loaded.method_.answers_new:
+            mixed = loaded.scores(images, ["a zebra", "red"])
+            assert mixed.shape == (12, 2)
+            assert mixed.isfinite().all()
+            assert loaded.add_classes(["teal"]).predict_proba(images).shape == (12, 4)
+        else:
+            for refused in (lambda: loaded.scores(images, ["a zebra", "red"]), lambda: loaded.add_classes(["teal"])):  # noqa: B023
+                with pytest.raises(SettingsError, match=f"{name} knows only the classes that it was trained on"):
+                    refused()
+
+
+class _Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_resume_ends_where_an_undisturbed_run_does(
+    backbone: CLIP, pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    whole = make(backbone, name, checkpoint_seconds=0).fit(pairs)
+    save, saves = Checkpoint.save, 0
+
+    def save_and_die(self: Checkpoint, *state: Any) -> None:
+        nonlocal saves
+        save(self, *state)
+        saves += 1
+        if saves == 3:  # in the second epoch of two steps
+            raise _Killed
+
+    monkeypatch.setattr(Checkpoint, "save", save_and_die)
+    with pytest.raises(_Killed):
+        make(backbone, name, checkpoint_seconds=0).fit(pairs, checkpoint=tmp_path / "run")
+    monkeypatch.undo()
+    resumed = make(backbone, name, checkpoint_seconds=0).fit(pairs, checkpoint=tmp_path / "run")
+    assert resumed.history_ == pytest.approx(whole.history_) or resumed.history_ == whole.history_
+    for key, value in whole.method_.state_dict().items():
+        assert torch.equal(value, resumed.method_.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_accumulation_takes_the_same_steps_or_is_refused(backbone: CLIP, pairs: Pairs, name: str) -> None:
+    settings: dict[str, Any] = {"dropout": 0.0} if name == "clip-lora" else {}
+    if find(name).whole_batches:
+        with pytest.raises(SettingsError, match=r"compares the images of a batch .* accumulate 1"):
+            make(backbone, name, accumulate=3).fit(pairs)
+        return
+    whole = make(backbone, name, epochs=2, optimizer="sgd", lr=1e-3, **settings).fit(pairs)
+    parts = make(backbone, name, epochs=2, optimizer="sgd", lr=1e-3, accumulate=3, **settings).fit(pairs)
+    for key, value in whole.method_.state_dict().items():
+        other = parts.method_.state_dict()[key]
+        assert float((value - other).norm()) <= 1e-3 * max(1.0, float(value.float().norm())), key
+
+
+def test_published_training_stands_where_the_user_says_nothing(backbone: CLIP) -> None:
+    def settings(name: str, **given: Any) -> TrainSettings:
+        return FewShotClassifier(name, backbone, **given)._split_settings()[0]
+
+    assert settings("mmrl") == TrainSettings()
+    coop = settings("coop")
+    assert (coop.optimizer, coop.lr, coop.epochs, coop.batch_size, coop.crop_min) == ("sgd", 2e-3, 50, 32, 0.08)
+    assert settings("coop", epochs=3).epochs == 3
+    assert settings("coop", epochs=3).lr == 2e-3
+    lora = settings("clip-lora")
+    assert lora.with_epochs(shots=16, steps_an_epoch=50).epochs == 160
+    assert lora.with_epochs(shots=1, steps_an_epoch=3).epochs == 167
+    assert settings("clip-lora", epochs=5).with_epochs(16, 50).epochs == 5
+    for name in METHODS:
+        TrainSettings(**published_training(name)).check(1)
+
+
+def test_every_setting_of_a_method_is_its_own() -> None:
+    training = set(TrainSettings.__dataclass_fields__)
+    for name, method in METHODS.items():
+        assert not training & set(method.Settings.__dataclass_fields__), name
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "says"),
+    [
+        ("coop", {"context_tokens": 0}, "context_tokens is 0"),
+        ("tcp", {"class_layer": 99}, "class_layer is 99"),
+        ("tcp", {"context_tokens": 2}, "context_tokens is 2"),
+        ("mma", {"first_layer": 5}, "layer 5 to 4"),
+        ("maple", {"depth": 0}, "depth is 0"),
+        ("clip-lora", {"projections": "x"}, "projections 'x'"),
+        ("clip-lora", {"layers": (9,)}, r"layers is \(9,\)"),
+        ("clip-adapter", {"ratio": 2.0}, "ratio is 2.0"),
+        ("proda", {"prompt_batch": 99}, "prompt_batch is 99"),
+        ("rpo", {"prompts": 0}, "prompts is 0"),
+        ("linear-probe", {"c": 0.0}, "c is 0.0"),
+        ("tip-adapter", {"passes": 0}, "passes"),
+    ],
+)
+def test_refuses_settings_that_make_no_method(name: str, settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(SettingsError, match=says):
+        METHODS[name](small_clip(), make_settings(name, settings))
+
+
+@pytest.mark.parametrize("name", ["tip-adapter", "tip-adapter-f", "linear-probe"])
+def test_validation_images_choose_settings(backbone: CLIP, pairs: Pairs, name: str) -> None:
+    few = {"alpha_steps": 3, "beta_steps": 4} if name != "linear-probe" else {}
+    plain = make(backbone, name, **few).fit(pairs)
+    chosen = make(backbone, name, **few).fit(pairs, val=pairs)
+    images = [image for image, _ in pairs]
+    assert chosen.scores(images).shape == plain.scores(images).shape
+    if name != "linear-probe":
+        assert plain.method_.weights.tolist() == [1.0, 1.17]  # type: ignore[union-attr, operator]
+        assert chosen.method_.weights.tolist() != [1.0, 1.17]  # type: ignore[union-attr, operator]
+
+
+def test_a_probe_of_two_classes(backbone: CLIP, pairs: Pairs) -> None:
+    two = [pair for pair in pairs if pair[1] != "red"]
+    classifier = make(backbone, "linear-probe").fit(two)
+    assert classifier.score(two) >= 0.9
+    assert classifier.method_.state_dict()["weight"].shape == (2, backbone.config.embed_dim)
+
+
+def test_a_diverging_run_says_so(backbone: CLIP, pairs: Pairs) -> None:
+    with pytest.raises(TrainingError, match="Lower lr"):
+        make(backbone, "provp", lr=1e30, epochs=4, warmup_epochs=0).fit(pairs)
+
+
+def test_proda_uses_the_whole_pool_before_it_draws_anew() -> None:
+    method = ProDA(small_clip(), ProDASettings(pool=8, prompt_batch=2))
+    drawn: list[list[int]] = []
+
+    class Step:
+        number, seed, lr = 0, 1, 0.1
+
+        def gradients(self, *_: Any) -> list[tuple[torch.Tensor, list[None]]]:
+            drawn.append(method.batch)
+            return [(torch.zeros(()), [])]
+
+        def update(self, *_: Any) -> None: ...
+
+    for Step.number in range(8):
+        method.step(Step())  # type: ignore[arg-type]
+    for turn in (drawn[:4], drawn[4:]):
+        assert sorted(sum(turn, [])) == list(range(8))
+    assert drawn[:4] != drawn[4:]
+
+
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("copies", [(), (3,)])
+def test_slots_against_prompts_put_together_by_hand(position: Any, own: bool, copies: tuple[int, ...]) -> None:
+    clip, count, classes = small_clip(), 3, 4
+    tokens = random_tokens(classes, count, 0)
+    names = tokens.argmax(1) - 1 - count - 1  # between the context and the common id before EOT
+    prompts = Prompts.from_tokens(tokens, names=names)
+    context = torch.randn(*copies, *([classes] if own else []), count, clip.config.text_width)
+    features = clip.text_features(Slots(clip, prompts, count, position, own).fill(context))
+    assert features.shape == (*copies, classes, clip.config.embed_dim)
+    words = clip.token_embedding(tokens)
+    for copy in np.ndindex(*copies):
+        for c in range(classes):
+            mine = context[copy][c] if own else context[copy]
+            name, rest = words[c, 1 + count : 1 + count + names[c]], words[c, 1 + count + names[c] :]
+            cut = {"end": count, "middle": count // 2, "front": 0}[position]
+            x = torch.cat([words[c, :1], mine[:cut], name, mine[cut:], rest]) + clip.positional_embedding
+            for block in clip.transformer.resblocks:
+                x = block(x, causal=True)
+            expected = clip.ln_final(x[tokens[c].argmax()]) @ clip.text_projection
+            torch.testing.assert_close(features[(*copy, c)], expected, rtol=1e-4, atol=1e-4)
