@@ -100,7 +100,7 @@ def test_resume_ends_where_an_undisturbed_run_does(
         make(backbone, name, checkpoint_seconds=0).fit(pairs, checkpoint=tmp_path / "run")
     monkeypatch.undo()
     resumed = make(backbone, name, checkpoint_seconds=0).fit(pairs, checkpoint=tmp_path / "run")
-    assert resumed.history_ == pytest.approx(whole.history_) or resumed.history_ == whole.history_
+    assert resumed.history_ == whole.history_
     for key, value in whole.method_.state_dict().items():
         assert torch.equal(value, resumed.method_.state_dict()[key]), key
 
@@ -116,7 +116,7 @@ def test_accumulation_takes_the_same_steps_or_is_refused(backbone: CLIP, pairs: 
     parts = make(backbone, name, epochs=2, optimizer="sgd", lr=1e-3, accumulate=3, **settings).fit(pairs)
     for key, value in whole.method_.state_dict().items():
         other = parts.method_.state_dict()[key]
-        assert float((value - other).norm()) <= 1e-3 * max(1.0, float(value.float().norm())), key
+        assert float((value - other).float().norm()) <= 1e-3 * max(1.0, float(value.float().norm())), key
 
 
 def test_published_training_stands_where_the_user_says_nothing(backbone: CLIP) -> None:
@@ -204,7 +204,7 @@ def test_proda_uses_the_whole_pool_before_it_draws_anew() -> None:
     for Step.number in range(8):
         method.step(Step())  # type: ignore[arg-type]
     for turn in (drawn[:4], drawn[4:]):
-        assert sorted(sum(turn, [])) == list(range(8))
+        assert sorted(i for group in turn for i in group) == list(range(8))
     assert drawn[:4] != drawn[4:]
 
 

@@ -155,7 +155,8 @@ class FewShotClassifier:
             prompts = self._prompts(dataset.classes)
             started = time.monotonic()
             self.method_.prepare(prompts)
-            self.method_.memorise(self._examples(dataset, settings), val and self._val_examples(val, dataset, settings))
+            checks = None if val is None else self._val_examples(val, dataset, settings)
+            self.method_.memorise(self._examples(dataset, settings), checks)
             seconds = time.monotonic() - started
             if self.method_.parameter_count():
                 batches = self._batches(dataset, settings, processes)

@@ -246,7 +246,7 @@ def train(
         pending.clear()
 
     while progress.epoch <= settings.epochs:
-        rate = learning_rate(settings, progress.epoch)
+        rate = learning_rate(settings, progress.epoch, max(0, progress.step - 1) / len(batches))
         for batch in batches.epoch(progress.epoch, progress.step):
             rate = learning_rate(settings, progress.epoch, progress.step / len(batches))
             for group in optimizer.param_groups:

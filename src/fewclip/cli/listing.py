@@ -23,14 +23,20 @@ def methods(arguments: list[str]) -> int:
         {
             "method": m.name,
             "title": m.title,
-            "paper": m.paper,
+            "paper": m.paper.rpartition(" ")[0],
+            "year": m.paper.rpartition(" ")[2],
             "trains": m.trained,
+            "parameters": m.parameters_b16,
             "new classes": m.new_classes or "none",
         }
         for m in METHODS.values()
     ]
     return _print(
-        "methods", methods.__doc__, arguments, rows, "fewclip fit DATA -o OUT --method NAME --help: settings."
+        "methods",
+        methods.__doc__,
+        arguments,
+        rows,
+        "Parameters on ViT-B/16. fewclip fit DATA -o OUT --method NAME --help: settings. docs/methods.md: what each does.",
     )
 
 

@@ -25,8 +25,6 @@ from fewclip.methods.base import Examples, Method
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-GRID = (1e6, 1e4, 1e2, 1, 1e-2, 1e-4, 1e-6)
-
 
 @dataclass(frozen=True, kw_only=True)
 class LinearProbeSettings:
@@ -49,6 +47,8 @@ class LinearProbe(Method):
     new_classes = ""
     Settings = LinearProbeSettings
     sized_by_data = ("weight", "bias")
+    grid: tuple[float, ...] = (1e6, 1e4, 1e2, 1, 1e-2, 1e-4, 1e-6)
+    """Values of C that the search begins with."""
     settings: LinearProbeSettings
 
     def __init__(self, clip: CLIP, settings: LinearProbeSettings | None = None) -> None:
@@ -100,8 +100,8 @@ class LinearProbe(Method):
                 seen(c, model, share)
             return share, model
 
-        shares = [accuracy(c)[0] for c in GRID]
-        best = GRID[shares.index(max(shares))]  # of equals the largest
+        shares = [accuracy(c)[0] for c in self.grid]
+        best = self.grid[shares.index(max(shares))]  # of equals the largest
         left, right = best / 10, best * 10
         model = None if self.settings.rounds else accuracy(best)[1]
         for _ in range(self.settings.rounds):

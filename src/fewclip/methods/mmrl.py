@@ -118,6 +118,7 @@ class MMRL(Method):
     title = "MMRL"
     paper = "Guo and Gu, CVPR 2025"
     trained = "tokens of a shared space, maps to every upper layer, one projection"
+    parameters_b16 = "4,992,256"
     new_classes = "class features alone, held to CLIP's"
     Settings = MMRLSettings
     aligner: Callable[[int, int, int], nn.Module] = Aligner

@@ -54,6 +54,7 @@ class MMRLpp(MMRL):
     name = "mmrlpp"
     title = "MMRL++"
     paper = "Guo and Gu, IJCV 2026"
+    parameters_b16 = "813,312"
     trained = "as MMRL, with shared maps and low-rank residuals"
     Settings = MMRLppSettings
     settings: MMRLppSettings
