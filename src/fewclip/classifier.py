@@ -172,7 +172,7 @@ class FewShotClassifier:
         self.method_.eval().requires_grad_(False)
         self.seconds_ = seconds
         self.train_keys_ = list(dataset.keys)
-        self.training_ = {
+        self.training_: dict[str, Any] = {
             "data": dataset.name,
             "shots": self.shots,
             "images": len(dataset),
