@@ -27,7 +27,7 @@ from fewclip.runs import Run, Where, execute
 from fewclip.sweep import Sweep
 from fewclip.training import TrainSettings
 
-FAST = {"epochs": 2, "batch_size": 4, "rep_dim": 8}
+FAST: dict[str, Any] = {"epochs": 2, "batch_size": 4, "rep_dim": 8}
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_few_shot_trains_and_tests_all_classes(photos: Path, backbone_file: Path
 def test_transfer_scores_targets_as_new(
     protocol: str, photos: Path, drawings: Path, backbone_file: Path, tmp_path: Path
 ) -> None:
-    settings = FAST | {"beta": 0.5}
+    settings: dict[str, Any] = FAST | {"beta": 0.5}
     run = run_of(
         photos,
         backbone_file,

@@ -153,9 +153,14 @@ def test_a_failed_run_leaves_the_others_and_is_tried_again(photos: Path, backbon
     from fewclip.runs import read
 
     read.cache_clear()
-    tried: list[Run] = []
-    rows = sweep(runs, where, lambda left, where, finish: (tried.extend(left), here(left, where, finish))[1])
-    assert [run.shots for run in tried] == [9]
+    tried: list[int | None] = []
+
+    def watched(left: Sequence[Run], where: Where, finish: Finish) -> None:
+        tried.extend(run.shots for run in left)
+        here(left, where, finish)
+
+    rows = sweep(runs, where, watched)
+    assert tried == [9]
     assert {row["status"] for row in rows} == {"done"}
 
 
@@ -302,7 +307,9 @@ def test_ray_gives_the_same_rows_though_a_worker_is_killed(photos: Path, backbon
     assert found(rows) == found(sweep(runs, Where(out=str(tmp_path / "a")), here))
 
 
-def test_no_ray_cluster_gives_a_sentence(photos: Path, backbone_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_ray_cluster_gives_a_sentence(
+    photos: Path, backbone_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'fewclip[ray]'")
     arguments = ["bench", "few-shot", "--datasets", str(photos), "--shots", "2", "--backbone", str(backbone_file)]
     status = main([*arguments, "--out", str(tmp_path / "o"), "--executor", "ray", "--ray-address", "127.0.0.1:1"])
