@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_sets import write_set
 
 from fewclip.cli import main
 from fewclip.errors import DataError, OutputError
@@ -344,6 +346,39 @@ def test_mistakes(arguments: list[str], sentence: str, tmp_path: Path, capsys: p
     said = capsys.readouterr().err
     assert sentence in said
     assert "Traceback" not in said
+
+
+def test_data_that_is_not_whole_stops_a_sweep_and_loses_no_row(
+    photos: Path, backbone_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["bench", "few-shot", "--methods", "zero-shot", "--backbone", str(backbone_file), "--seeds", "1"]
+    command += ["--shots", "2", "--out", str(out), "--root", str(tmp_path)]
+    assert main([*command, "--datasets", "photos"]) == 0
+    kept = (out / ROWS).read_bytes()
+    folder = write_set(tmp_path, "dtd")
+    next(folder.rglob("banded_*.jpg")).unlink()
+    for copy in ("same name", "same_name"):
+        (tmp_path / "twice" / copy).mkdir(parents=True)
+        (tmp_path / "twice" / copy / "1.png").write_bytes((photos / "red" / "0.png").read_bytes())
+    capsys.readouterr()
+    for name, sentence in (("dtd", "banded"), ("twice", "both name the class 'same name'"), ("sun397", "sun397")):
+        assert main([*command, "--datasets", f"photos,{name}"]) == 2
+        said = capsys.readouterr().err
+        assert sentence in said
+        assert "Traceback" not in said
+        assert (out / ROWS).read_bytes() == kept
+
+
+def test_an_image_that_can_not_be_read_fails_its_run_alone(photos: Path, backbone_file: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(photos, broken)
+    (broken / "red" / "3.png").write_bytes(b"no image")
+    runs = plan(photos, backbone_file, datasets=(str(broken), str(photos)), methods=("mmrl",), seeds=(1,))
+    rows = sweep(runs, Where(out=str(tmp_path / "out")), here)
+    status = {row["source"]: row["status"] for row in rows}
+    assert status == {str(broken): "failed", str(photos): "done"}
+    assert "3.png" in next(row["error"] for row in rows if row["status"] == "failed")
 
 
 def test_status_1_and_the_reason_when_a_run_fails(
