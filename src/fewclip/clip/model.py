@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fewclip.clip.kernels import Linear, linear, mlp
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
@@ -85,13 +87,13 @@ class Attention(nn.Module):
         self.heads = heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = nn.Linear(width, width)
+        self.out_proj = Linear(width, width)
 
     def _project(self, x: Tensor, start: int, count: int) -> tuple[Tensor, ...]:
         """The `count` projections from `start` on (0 query, 1 key, 2 value), each (..., heads, N, head width)."""
         width = x.shape[-1]
         rows = slice(start * width, (start + count) * width)
-        out = F.linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows])
+        out = linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows])
         return out.unflatten(-1, (count, self.heads, -1)).movedim(-3, 0).transpose(-3, -2).unbind(0)
 
     def _merge(self, heads: Tensor) -> Tensor:
@@ -133,23 +135,18 @@ def pick(suffix: Float[Tensor, "*copies C S width"], eot: Int[Tensor, " C"]) -> 
     return torch.take_along_dim(suffix, eot[:, None, None].expand(*suffix.shape[:-3], -1, 1, 1), dim=-2)
 
 
-class QuickGELU(nn.Module):
-    """x · sigmoid(1.702 x), the activation of OpenAI's weights."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
-
-
 class MLP(nn.Module):
+    """Two linear layers; between them GELU, or with OpenAI's weights QuickGELU, x · sigmoid(1.702 x)."""
+
     def __init__(self, width: int, quick_gelu: bool, hidden: int | None = None) -> None:
         super().__init__()
         hidden = hidden or 4 * width
-        self.c_fc = nn.Linear(width, hidden)
-        self.gelu = QuickGELU() if quick_gelu else nn.GELU()
-        self.c_proj = nn.Linear(hidden, width)
+        self.c_fc = Linear(width, hidden)
+        self.quick_gelu = quick_gelu
+        self.c_proj = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(self.gelu(self.c_fc(x)))
+        return mlp(x, self.c_fc, self.c_proj, self.quick_gelu)
 
 
 class Block(nn.Module):
