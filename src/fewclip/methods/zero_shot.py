@@ -37,7 +37,7 @@ class ZeroShot(Method):
 
     def encode_classes(self, prompts: Prompts) -> Float[Tensor, "classes dim"]:
         """Unit text features w (C, d)."""
-        return unit(self.clip.text_features(self.clip.text_stem(prompts)))
+        return unit(self.clip.text_features(self.clip.text_groups(prompts)))
 
     def scores(
         self,
