@@ -11,7 +11,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,7 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     return CLOCKS[_clock]() - start
 
 
-def alternate(works: dict[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, list[float]]:
+def alternate(works: Mapping[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, list[float]]:
     """Seconds of each work, one after the other, round by round, so that all see the same machine."""
     times: dict[str, list[float]] = {key: [] for key in works}
     for _ in range(repeats):

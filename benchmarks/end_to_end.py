@@ -26,11 +26,12 @@ from common import ROOT
 from torch import Tensor
 
 from fewclip import FewShotClassifier
-from fewclip.classifier import read_data
+from fewclip.clip.decode import read_image
 from fewclip.clip.model import CLIP, ImageTower
 from fewclip.clip.preprocess import Preprocess
 from fewclip.clip.tokenizer import Tokenizer
-from fewclip.data import loader
+from fewclip.data import loader, read_data
+from fewclip.methods import find
 
 COLUMNS = ["data", "images", "epochs", "fit_s", "read", "prepare", "wait", "image", "text", "image_back", "text_back"]
 COLUMNS += ["optimiser", "rest", "decode", "augment"]
@@ -119,7 +120,7 @@ class Clock:
 def clocked(clock: Clock, kind: type) -> Iterator[None]:
     """fewclip with the clock at its seams."""
     with (
-        mock.patch.object(loader, "read_image", clock.timed("decode", loader.read_image)),
+        mock.patch.object(loader, "read_image", clock.timed("decode", read_image)),
         mock.patch.object(Preprocess, "augment", clock.timed("augment", Preprocess.augment)),
         mock.patch.object(ImageTower, "stem", clock.timed("image", ImageTower.stem)),
         mock.patch.object(ImageTower, "finish", clock.marked(ImageTower.finish)),
@@ -146,10 +147,8 @@ def fit(data: str, root: Path, options: Any) -> dict[str, Any]:
     built = time.perf_counter()
     dataset = read_data(data, "train", root=root)
     clock.add("read", built)
-    shots, epochs = (16, options.epochs or 4) if data == "icons" else (options.shots, options.epochs or 1)
+    shots, epochs = options.shots or (16 if data == "icons" else 4), options.epochs or (4 if data == "icons" else 1)
     classifier = FewShotClassifier(options.method, backbone, shots=shots, epochs=epochs, batch_size=options.batch)
-    from fewclip.methods import find
-
     with clocked(clock, find(options.method)):
         began = time.perf_counter()
         classifier.fit(dataset)
@@ -169,7 +168,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=ROOT.parent / "shared" / "data", help="folder of published sets")
     parser.add_argument("--method", default="mmrl")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--shots", type=int, default=4, help="images a class of a published set")
+    parser.add_argument("--shots", type=int, help="images a class; by default 16 of icons, 4 of a published set")
     parser.add_argument("--epochs", type=int, help="by default 4 on icons, 1 on a published set")
     options = parser.parse_args()
     device = common.device(options)
