@@ -612,7 +612,7 @@ class TipAdapterCase(Case):
         check("out", ours, self.golden.group("out."))
         method.memorise(self.examples("cache."), self.examples("val."))
         pair = self.tensors["search.beta_alpha"]
-        check("search", {"beta_alpha": method.weights.to(pair)}, {"beta_alpha": pair})
+        check("search", {"beta_alpha": method.found.to(pair)}, {"beta_alpha": pair})
         found = self.score(self.prompts)
         check("eval", {"logits": found}, self.golden.group("eval."))
         truth = {"val": self.tensors["val.labels"], "test": self.labels}
@@ -671,7 +671,7 @@ class TipAdapterFCase(TipAdapterCase):
         check("val", {"features": val}, {"features": self.tensors["val.features"]})
         method.keys.data = self.keys[int(shares.argmax())]
         pair = torch.tensor(method.search(val, self.tensors["val.labels"]), dtype=torch.float64)
-        method.weights.copy_(pair)
+        method.found.copy_(pair)
         check("search", {"beta_alpha": pair.to(self.tensors["search.beta_alpha"])}, self.golden.group("search."))
         check("eval", {"logits": last, "logits_best": self.score(self.prompts)}, self.golden.group("eval."))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-WITHOUT = ["jaxtyping", "rich", "tyro", "huggingface_hub", "transformers", "torchvision", "accelerate", "sklearn"]
+WITHOUT = ["jaxtyping", "rich", "tyro", "huggingface_hub", "transformers", "torchvision", "accelerate"]
 """What the benchmarks must do without: they need torch, numpy, Pillow, safetensors and tokenizers, nothing else."""
 
 BLOCK = f"""

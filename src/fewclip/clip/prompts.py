@@ -64,6 +64,11 @@ class Prompts:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def only(self, rows: list[int]) -> Prompts:
+        """Some of the classes, cut behind the longest EOT of these; the prefix stays as it is."""
+        some = self[rows]
+        return replace(some, tokens=some.tokens[:, : int(some.eot.max()) + 1])
+
     def __getitem__(self, rows: slice | list[int]) -> Prompts:
         """Some of the classes; the prefix stays as it is."""
         names, labels = (None if part is None else part[rows] for part in (self.names, self.labels))

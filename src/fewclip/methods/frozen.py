@@ -31,11 +31,11 @@ def raw_image_features(clip: CLIP, batches: Iterable[Float[Tensor, "batch 3 heig
 @torch.no_grad()
 def text_features(clip: CLIP, prompts: Prompts) -> Float[Tensor, "classes dim"]:
     """Unit text features."""
-    return unit(clip.text_features(clip.text_stem(prompts)))
+    return unit(clip.text_features(clip.text_groups(prompts)))
 
 
 @torch.no_grad()
 def ensemble(clip: CLIP, templates: Sequence[Prompts], *, each_unit: bool = True) -> Float[Tensor, "classes dim"]:
     """Unit text features averaged over sentences; `each_unit`: each sentence's is normalised before the mean."""
-    features = torch.stack([clip.text_features(clip.text_stem(prompts)) for prompts in templates])
+    features = torch.stack([clip.text_features(clip.text_groups(prompts)) for prompts in templates])
     return unit((unit(features) if each_unit else features).mean(0))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fewclip.clip.model import CLIP, Beside, Place, Stem, TextTokens
+from fewclip.clip.model import CLIP, Beside, Place
 from fewclip.clip.prompts import Prompts
 from fewclip.errors import SettingsError
 from fewclip.methods.base import unit
@@ -22,6 +22,8 @@ from fewclip.methods.cosine import CosineMethod
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+
+    from fewclip.clip.groups import TextGroups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,10 +90,10 @@ class MMA(CosineMethod):
 
         return add
 
-    def read(self, prompts: Prompts) -> Stem[TextTokens]:
-        return self.clip.text_stem(prompts, self.text_first)
+    def read(self, prompts: Prompts) -> TextGroups:
+        return self.clip.text_groups(prompts, self.text_first)
 
-    def class_features(self, read: Stem[TextTokens]) -> Float[Tensor, "classes dim"]:
+    def class_features(self, read: TextGroups) -> Float[Tensor, "classes dim"]:
         return unit(self.clip.text_features(read, beside=self.beside(self.text, self.text_first)))
 
     def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fewclip.clip.model import CLIP, QuickGELU, TextTokens
+from fewclip.clip.model import CLIP, TextTokens
 from fewclip.clip.prompts import Prompts
 from fewclip.errors import SettingsError
 from fewclip.methods import frozen
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 CLASS_TOKENS = 4
+
+
+class QuickGELU(nn.Module):
+    """x · sigmoid(1.702 x), in the network as published, whatever the backbone's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,9 +64,9 @@ class TipAdapter(Method):
             raise SettingsError("passes, alpha_steps and beta_steps must be at least 1.")
         self.keys = nn.Parameter(torch.empty(0, clip.config.embed_dim), requires_grad=False)  # K (N, d)
         self.register_buffer("labels", torch.empty(0, dtype=torch.long))  # V (N,) as class indices
-        self.register_buffer("weights", torch.tensor([s.beta, s.alpha], dtype=torch.float64))
+        self.register_buffer("found", torch.full((2,), torch.nan, dtype=torch.float64))  # β, α of the search
         self.labels: Tensor
-        self.weights: Tensor
+        self.found: Tensor
         self._val: tuple[Tensor, Tensor] | None = None
 
     def sentences(self, template: str) -> tuple[str, tuple[str, ...]]:
@@ -90,7 +90,7 @@ class TipAdapter(Method):
     def _finish(self) -> None:
         """Choose α and β, if there are validation images."""
         if self._val is not None:
-            self.weights.copy_(torch.tensor(self.search(*self._val), dtype=torch.float64))
+            self.found.copy_(torch.tensor(self.search(*self._val), dtype=torch.float64))
 
     def votes(
         self, f: Float[Tensor, "batch dim"], classes: int, beta: float | Tensor
@@ -138,7 +138,8 @@ class TipAdapter(Method):
         seen: Bool[Tensor, " classes"],
     ) -> Float[Tensor, "batch classes"]:
         f, (text, places) = frozen.image_features(self.clip, images), classes
-        beta, alpha = self.weights.tolist()
+        s = self.settings
+        beta, alpha = (s.beta, s.alpha) if bool(self.found.isnan().any()) else self.found.tolist()
         votes = self.votes(f, max(int(self.labels.max()), int(places.max())) + 1, beta)
         return SCALE * f @ text.T + alpha * votes[:, places]
 
