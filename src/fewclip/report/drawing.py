@@ -105,13 +105,16 @@ def drawing() -> Any:
 def plot(title: str, alt: str, draw: Callable[[Axes], None]) -> Plot:
     """Draw on new axes."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=SIZE, layout="constrained")
+    figure = Figure(figsize=SIZE, dpi=72, layout="constrained")  # a pixel is a point, as in the SVG
     axes = figure.add_subplot()
     axes.set_title(printable(title))
     axes.grid(axis="y", alpha=0.9)
     axes.set_axisbelow(True)
     axes.tick_params(length=0)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     draw(axes)
     data = io.StringIO()
     figure.savefig(data, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -143,13 +146,12 @@ def label_points(axes: Axes, points: Sequence[tuple[float, float, str, str]]) ->
     """Each (x, y, text, colour) gets its text where it hides least."""
     axes.figure.canvas.draw()  # limits and layout are final now
     dots = [axes.transData.transform((x, y)) for x, y, _, _ in points]
-    scale = axes.figure.dpi / 72
-    height = FONT * scale * 1.15
+    height = FONT * 1.15
     taken: list[tuple[float, float, float, float]] = [(x - 4, y - 4, x + 4, y + 4) for x, y in dots]
     left, bottom, right, top = axes.get_window_extent().extents
-    for (px, py), (_, _, text, colour) in zip(dots, points, strict=True):
-        width = len(text) * FONT * 0.56 * scale
-        away = 6 * scale
+    for (px, py), (x, y, text, colour) in zip(dots, points, strict=True):
+        width = len(text) * FONT * 0.56
+        away = 6
         choices = []
         for dx, dy, across in (
             (away, 0, "left"), (-away, 0, "right"), (0, away + height / 2, "center"), (0, -away - height / 2, "center"),
@@ -163,7 +165,7 @@ def label_points(axes: Axes, points: Sequence[tuple[float, float, str, str]]) ->
         _, _, dx, dy, across, box = min(choices)
         taken.append(box)
         axes.annotate(
-            text, (px, py), (px + dx, py + dy), "figure pixels", "figure pixels",
+            text, (x, y), (dx, dy), textcoords="offset points",
             ha=across, va="center", color=colour, annotation_clip=False,
         ).set_in_layout(False)  # fmt: skip
 

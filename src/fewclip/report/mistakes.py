@@ -126,7 +126,9 @@ def _examples(group: Group, dataset: str) -> tuple[int, dict[tuple[str, str], li
                 for example in row.get("examples") or []:
                     truth, name = str(example["truth"]), str(example["guess"])
                     guess = Guess(entry.label, name, number(example.get("probability")), truth == name)
-                    known[(str(example["key"]), truth)].append(guess)
+                    mine = known[(str(example["key"]), truth)]
+                    if all(other.method != guess.method for other in mine):
+                        mine.append(guess)
         if known:
             return seed, known
     return 0, {}
