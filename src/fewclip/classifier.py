@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ class FewShotClassifier:
         self.method, self.backbone, self.shots, self.template = method, backbone, shots, template
         self.device, self.verbose = device, verbose
         self.settings = settings
-        self._encoded: tuple[list[str], Any, Tensor] | None = None
+        self._encoded: tuple[Any, Any, Tensor] | None = None
         self._split_settings()
 
     def _split_settings(self) -> tuple[TrainSettings, Any]:
@@ -157,7 +158,7 @@ class FewShotClassifier:
         self.trained_classes_ = list(dataset.classes)
         self.added_classes_: list[str] = []
         self.train_keys_ = list(dataset.keys)
-        self.training_ = {
+        self.training_: dict[str, Any] = {
             "data": dataset.name,
             "shots": self.shots,
             "images": len(dataset),
@@ -235,11 +236,24 @@ class FewShotClassifier:
         return names[self.scores(images, classes).argmax(dim=-1).numpy()]
 
     @torch.no_grad()
-    def scores(self, images: Any, classes: Sequence[str] | None = None, *, repeats: bool = False) -> Tensor:
-        """Logits (images, classes) in float32, on the CPU. With `repeats` candidates may have equal names."""
+    def scores(
+        self,
+        images: Any,
+        classes: Sequence[str] | None = None,
+        *,
+        template: str | None = None,
+        unseen: bool = False,
+        repeats: bool = False,
+    ) -> Tensor:
+        """Logits (images, classes) in float32, on the CPU.
+
+        `template`: the sentence for these classes, by default that of training. `unseen` scores every class as a new
+        one, as the papers do on other data sets, where a name may mean another thing. With `repeats` candidates may
+        have equal names.
+        """
         self._check_fitted()
         names = self.classes_ if classes is None else list(classes)
-        encoded, seen = self._encode(names, repeats)
+        encoded, seen = self._encode(names, template or self.template_, unseen, repeats)
         assert self.clip_.preprocess is not None
         rows = []
         for pixels in pixel_batches(images, self.clip_.preprocess, PREDICT_BATCH):
@@ -258,18 +272,38 @@ class FewShotClassifier:
         truth = torch.tensor([places[label] for label in dataset.labels])
         return float((self.scores(dataset.images).argmax(-1) == truth).float().mean())
 
-    def _encode(self, names: list[str], repeats: bool = False) -> tuple[Any, Tensor]:
-        """The method's view of candidate classes, kept until the classes change, and which of them were trained."""
+    def _encode(self, names: list[str], template: str, unseen: bool, repeats: bool) -> tuple[Any, Tensor]:
+        """The method's view of candidate classes, kept until the question changes, and which of them were trained."""
         if not names:
             raise DataError("classes is empty: give at least one class name.")
-        if self._encoded is None or self._encoded[0] != names:
+        asked = (names, template, unseen)
+        if self._encoded is None or self._encoded[0] != asked:
             check_names(names, where="classes", repeats=repeats or names == self.classes_)
-            trained = {key(name) for name in self.trained_classes_}
+            trained = set() if unseen else {key(name) for name in self.trained_classes_}
             seen = torch.tensor([key(name) in trained for name in names])
             self._check_new([name for name, known in zip(names, seen.tolist(), strict=True) if not known])
-            encoded = self.method_.encode_classes(self._prompts(names))
-            self._encoded = (names, encoded, seen.to(self.clip_.device))
+            encoded = self.method_.encode_classes(self._prompts(names, template))
+            self._encoded = (asked, encoded, seen.to(self.clip_.device))
         return self._encoded[1], self._encoded[2]
+
+    def with_settings(self, **settings: Any) -> FewShotClassifier:
+        """The same trained tensors under other settings of the method, such as another β or way to score.
+
+        Raises:
+            SettingsError: a setting that the method doesn't have, or under which these tensors have no place.
+        """
+        self._check_fitted()
+        own = make_settings(self.method, asdict(self.method_.settings) | settings)
+        method = find(self.method)(self.clip_, own)
+        try:
+            method.load_state_dict(self.method_.state_dict())
+        except RuntimeError as error:
+            raise SettingsError(f"What {self.method} learnt does not fit the settings {settings}: fit anew.") from error
+        other = copy(self)
+        other.settings = self.settings | settings
+        other.method_ = method.to(self.clip_.device).eval().requires_grad_(False)
+        other._forget()
+        return other
 
     # Keeping
 
@@ -351,8 +385,8 @@ class FewShotClassifier:
             clip.preprocess = Preprocess(clip.config.image_size)
         self.clip_ = clip.to(device).requires_grad_(False).eval()
 
-    def _prompts(self, names: Sequence[str]) -> Any:
-        return make_prompts(names, self.template_, self.clip_.tokenizer, self.clip_.config.context_length)
+    def _prompts(self, names: Sequence[str], template: str | None = None) -> Any:
+        return make_prompts(names, template or self.template_, self.clip_.tokenizer, self.clip_.config.context_length)
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "method_"):

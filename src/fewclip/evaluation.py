@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from fewclip.classes import key
 from fewclip.classifier import FewShotClassifier
 from fewclip.data import Dataset
 from fewclip.errors import DataError
 
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
 SPLITS = ("base", "novel", "all")
+CONFUSIONS, EXAMPLES = 20, 12
+"""How many mistakes by class, and how many right and wrong images, a result names."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,13 @@ class Result:
     accuracy: float
     mean_class_accuracy: float
     per_class: dict[str, float]
+    calibration_error: float
+    confusions: list[tuple[str, str, int]]
+    """(true class, predicted class, images): the most frequent mistakes."""
+    examples: list[dict[str, Any]]
+    """A few right and a few wrong predictions: key (or place) of the image, truth, guess, probability."""
+    seconds: float
+    """From files to guesses."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -60,26 +75,81 @@ def without(dataset: Dataset, keys: Sequence[str]) -> Dataset:
     return dataset.take([i for i, name in enumerate(dataset.keys) if name not in left_out])
 
 
-def evaluate(classifier: FewShotClassifier, dataset: Dataset, split: str = "all") -> Result:
-    """Accuracy among the classes of `dataset`."""
+def evaluate(
+    classifier: FewShotClassifier,
+    dataset: Dataset,
+    split: str = "all",
+    *,
+    template: str | None = None,
+    unseen: bool = False,
+) -> Result:
+    """Accuracy and calibration among the classes of `dataset`, which may have more classes than images show.
+
+    `template` and `unseen` are those of `FewShotClassifier.scores`.
+
+    Raises:
+        DataError: there is no image.
+    """
     if not len(dataset):
         raise DataError(f"No image of {dataset.name} is left to evaluate: all were trained on. Give data of its own.")
-    guesses = classifier.scores(dataset.images, dataset.classes, repeats=dataset.published).argmax(dim=-1)
+    started = time.monotonic()
+    scores = classifier.scores(
+        dataset.images, dataset.classes, template=template, unseen=unseen, repeats=dataset.published
+    )
+    seconds = time.monotonic() - started
+    confidence, guesses = scores.double().softmax(dim=-1).max(dim=-1)
     labels = torch.tensor(dataset.labels)
-    right = (guesses == labels).double()
+    right = guesses == labels
     per_class = {}
     for label, name in enumerate(dataset.classes):
-        mine = right[labels == label]
+        mine = right[labels == label].double()
         if len(mine):
             per_class[name if name not in per_class else f"{name} ({label})"] = round(100 * float(mine.mean()), 2)
     return Result(
         split,
         len(dataset),
         len(dataset.classes),
-        round(100 * float(right.mean()), 2),
+        round(100 * float(right.double().mean()), 2),
         round(sum(per_class.values()) / len(per_class), 2),
         per_class,
+        round(100 * calibration_error(confidence, right), 2),
+        _confusions(dataset, guesses.tolist()),
+        _examples(dataset, guesses.tolist(), confidence.tolist()),
+        round(seconds, 3),
     )
+
+
+def calibration_error(confidence: Float[Tensor, " images"], right: Bool[Tensor, " images"], bins: int = 15) -> float:
+    """Expected calibration error: how far confidence and accuracy are apart, in equal bins of confidence, weighted by
+    their images (Guo et al., ICML 2017)."""
+    place = (confidence * bins).long().clamp(max=bins - 1)
+    gap = torch.zeros(bins, dtype=torch.double).index_add_(0, place, confidence.double() - right.double())
+    return float(gap.abs().sum() / len(confidence))
+
+
+def _confusions(dataset: Dataset, guesses: Sequence[int]) -> list[tuple[str, str, int]]:
+    wrong = Counter((label, guess) for label, guess in zip(dataset.labels, guesses, strict=True) if label != guess)
+    ranked = sorted(wrong.items(), key=lambda item: (-item[1], item[0]))
+    return [(dataset.classes[label], dataset.classes[guess], count) for (label, guess), count in ranked[:CONFUSIONS]]
+
+
+def _examples(dataset: Dataset, guesses: Sequence[int], confidence: Sequence[float]) -> list[dict[str, Any]]:
+    """Right and wrong ones, spread evenly over the data."""
+    right = [label == guess for label, guess in zip(dataset.labels, guesses, strict=True)]
+    chosen: list[int] = []
+    for kind in (True, False):
+        of_kind = [i for i, r in enumerate(right) if r is kind]
+        count = min(EXAMPLES, len(of_kind))
+        chosen += [of_kind[len(of_kind) * n // count] for n in range(count)]
+    return [
+        {
+            "key": dataset.keys[i] if dataset.keys else str(i),
+            "truth": dataset.classes[dataset.labels[i]],
+            "guess": dataset.classes[guesses[i]],
+            "probability": round(confidence[i], 3),
+        }
+        for i in chosen
+    ]
 
 
 def harmonic_mean(base: float, novel: float) -> float:

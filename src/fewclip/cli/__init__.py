@@ -14,6 +14,7 @@ COMMANDS = {
     "fit": ("fewclip.cli.fit", "train on a few images of each class"),
     "predict": ("fewclip.cli.predict", "name what images show"),
     "eval": ("fewclip.cli.evaluate", "accuracy of an adapter on labelled images"),
+    "bench": ("fewclip.cli.bench", "compare methods on data sets by a protocol of the papers"),
     "methods": ("fewclip.cli.listing", "the methods that can be trained"),
     "backbones": ("fewclip.cli.listing", "the CLIP models that can be adapted"),
     "data": ("fewclip.cli.data", "list, check and show data sets"),

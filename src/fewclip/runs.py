@@ -1,0 +1,233 @@
+"""A run: one training, and what a protocol measures of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from fewclip.classifier import FewShotClassifier
+from fewclip.clip.checkpoint import fingerprint
+from fewclip.clip.model import CLIP
+from fewclip.data import EMBEDDED, Dataset, read_data
+from fewclip.data.benchmarks import named
+from fewclip.errors import AdapterError, FewclipError, OutputError
+from fewclip.evaluation import evaluate, without
+from fewclip.measure import PeakMemory, machine, now, versions
+from fewclip.rows import Row
+from fewclip.templates import find_template
+
+UNFINISHED, ADAPTERS = "unfinished", "adapters"
+NOT_IN_ROWS = ("cache_mb", "checkpoint_seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """All that decides what a run computes; where and how fast it is computed is in `Where`."""
+
+    protocol: str
+    method: str
+    source: str
+    """Data set trained on: a published or embedded name, or a folder (below the root, or anywhere)."""
+    targets: tuple[str, ...] = ()
+    """Further data sets to test on (transfer protocols)."""
+    seed: int = 1
+    shots: int | None = 16
+    preset: str = "fair"
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Of method and training, where they differ from the defaults."""
+    target_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Settings to predict a target with besides the usual ones, by target."""
+    backbone: str = "icon-clip"
+    template: str | None = None
+    ablation: str | None = None
+    variant: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Readable, and different for anything different; a file's name too."""
+        words = [self.protocol, self.method, self.source, f"{self.shots or 'all'}shots", f"seed{self.seed}"]
+        words += [f"{self.ablation}-{self.variant}"] if self.ablation else []
+        return f"{_plain('-'.join(words))}-{_digest(asdict(self))}"
+
+    def training_name(self, classes: tuple[str, ...]) -> str:
+        """The same for runs that train the same, whatever they measure."""
+        same = {k: v for k, v in asdict(self).items() if k in ("method", "source", "seed", "shots", "backbone")}
+        same |= {"settings": self.settings, "template": self.template, "classes": classes}
+        words = [self.method, self.source, f"{self.shots or 'all'}shots", f"seed{self.seed}"]
+        return f"{_plain('-'.join(words))}-{_digest(same)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """Where a run finds its data, computes, and keeps its unfinished state."""
+
+    out: str
+    root: str | None = None
+    device: str | None = None
+    keep_adapters: bool = False
+
+    def checkpoint(self, run: Run) -> Path:
+        return Path(self.out, UNFINISHED, f"{run.name}.safetensors")
+
+
+@lru_cache(maxsize=16)
+def read(name: str, split: str, root: str | None = None) -> Dataset:
+    """A data set by its name in a run: published or embedded, else a folder or file below `root`, else any.
+
+    Raises:
+        DataError: nothing usable is there.
+    """
+    if name in EMBEDDED:
+        return read_data(name, split)
+    if named(name):
+        return read_data(name, split, root=root)
+    below = None if root is None else Path(root, name)
+    return read_data(below if below is not None and below.exists() else Path(name), split)
+
+
+@lru_cache(maxsize=2)
+def backbone(name: str) -> CLIP:
+    """Kept between the runs of a process."""
+    return CLIP.from_pretrained(name)
+
+
+class Bench:
+    """What a protocol works with: data, a classifier trained as the run says, rows."""
+
+    def __init__(self, run: Run, where: Where) -> None:
+        self.run, self.where = run, where
+        self.memory = PeakMemory()
+
+    def train(self) -> Dataset:
+        """The images to pick shots from."""
+        return read(self.run.source, "train", self.where.root)
+
+    def test(self, name: str | None = None) -> Dataset:
+        """The images to test on, by default those of the source."""
+        return read(name or self.run.source, "test", self.where.root)
+
+    def fit(self, train: Dataset) -> FewShotClassifier:
+        """Train, from where an interrupted run of the same name stood; or load what such a training left."""
+        run, clip = self.run, backbone(self.run.backbone)
+        kept = Path(self.where.out, ADAPTERS, run.training_name(train.classes))
+        if self.where.keep_adapters and kept.is_dir():
+            try:
+                return FewShotClassifier.load(kept, backbone=clip, device=self.where.device)
+            except AdapterError:  # of a training that was cut off, or damaged: train anew
+                pass
+        model = FewShotClassifier(
+            run.method,
+            clip,
+            shots=run.shots,
+            template=run.template,
+            device=self.where.device,
+            **{"seed": run.seed, **run.settings},
+        )
+        model.fit(train, checkpoint=self.where.checkpoint(run))
+        if self.where.keep_adapters:
+            model.save(kept)
+        return model
+
+    def row(
+        self,
+        model: FewShotClassifier,
+        test: Dataset,
+        split: str,
+        *,
+        candidates: str = "split",
+        target: str | None = None,
+        variant: str | None = None,
+    ) -> Row:
+        """Test and describe. `target`: another data set than the source, whose classes all count as new."""
+        run = self.run
+        if target is None:
+            test = without(test, model.train_keys_)  # data without a split of its own
+            template = model.template_
+        else:
+            template = find_template(run.template or test.template or "photo")
+        result = evaluate(model, test, split, template=template, unseen=target is not None)
+        return {
+            "protocol": run.protocol,
+            "preset": run.preset,
+            "method": run.method,
+            "settings": asdict(model.method_.settings),
+            "training": {k: v for k, v in model.training_["settings"].items() if k not in NOT_IN_ROWS},
+            "ablation": run.ablation,
+            "variant": variant or run.variant,
+            "backbone": run.backbone,
+            "backbone_fingerprint": fingerprint(model.clip_),
+            "source": run.source,
+            "dataset": target or run.source,
+            "template": template,
+            "split": split,
+            "candidates": candidates,
+            "seed": run.seed,
+            "shots": run.shots,
+            "train_images": model.training_["images"],
+            **{k: v for k, v in result.as_dict().items() if k not in ("split", "seconds")},
+            "parameters": sum(p.numel() for p in model.method_.parameters()),
+            "train_seconds": round(model.seconds_, 3),
+            "predict_seconds": result.seconds,
+            "peak_memory_mb": self.memory.mb(),
+            "gpu_memory_mb": self.memory.gpu_mb(),
+            "versions": versions(),
+            "machine": machine(),
+            "finished": now(),
+        }
+
+
+def execute(run: Run, where: Where) -> list[Row]:
+    """All rows of a run; of one that fails a single row that says why.
+
+    Raises:
+        OutputError: its state can't be kept, which no further run could either.
+    """
+    from fewclip.protocols import PROTOCOLS
+
+    try:
+        rows = list(PROTOCOLS[run.protocol].measure(Bench(run, where)))
+    except OutputError:
+        raise
+    except FewclipError as error:
+        return [failure(run, str(error))]
+    except Exception as error:  # a bug or a missing resource in one run leaves the others
+        return [failure(run, f"{type(error).__name__}: {error}"[:2000])]
+    head = {"run": run.name, "row": 0, "rows": len(rows), "status": "done", "error": None}
+    return [{**head, "row": number, **row} for number, row in enumerate(rows, 1)]
+
+
+def failure(run: Run, error: str) -> Row:
+    """The row of a run that failed."""
+    described = {k: v for k, v in asdict(run).items() if k not in ("targets", "target_settings")}
+    head = {"run": run.name, "row": 1, "rows": 1, "status": "failed", "error": error}
+    return {**head, **described, "dataset": run.source, "versions": versions(), "machine": machine(), "finished": now()}
+
+
+def of_classes(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
+    """The images of some classes, with all classes kept as candidates."""
+    wanted = set(classes)
+    return dataset.take([i for i, label in enumerate(dataset.labels) if dataset.classes[label] in wanted])
+
+
+def describe(rows: list[Row]) -> Iterator[str]:
+    """What a run found, in words: "base 71.2", …"""
+    for row in rows:
+        if row["status"] == "failed":
+            yield f"failed: {row['error']}"
+        else:
+            where = row["dataset"] if row["dataset"] != row["source"] else row["split"]
+            yield f"{where} {row['accuracy']:.1f}"
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")[-120:]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:10]
