@@ -75,7 +75,9 @@ def halves(
     return [{**r, "row": i, "rows": 2} for i, r in enumerate(pair, 1)]
 
 
-def transfers(method: str, source: str, seed: int, accuracies: dict[str, float], protocol: str, **given: Any) -> list[Row]:
+def transfers(
+    method: str, source: str, seed: int, accuracies: dict[str, float], protocol: str, **given: Any
+) -> list[Row]:
     """The rows of a run that was tested on its source and other data sets."""
     common = {"method": method, "source": source, "seed": seed, "protocol": protocol, "split": "all", **given}
     made = [row(dataset=dataset, accuracy=accuracy, **common) for dataset, accuracy in accuracies.items()]
@@ -122,32 +124,58 @@ def everything(backbone: str = "icon-clip") -> list[Row]:
                     for k in range(12)
                 ]
                 confusions = [[names[k % 4], names[(k + 1) % 5], 9 - k + m] for k in range(4)]
-                common = {**COST[method], "backbone": backbone, "examples": examples, "confusions": confusions}
-                ece = {"calibration_error": 2 + m * 0.8 + d * 0.3}
+                common: dict[str, Any] = {
+                    **COST[method],
+                    "backbone": backbone,
+                    "examples": examples,
+                    "confusions": confusions,
+                }
+                ece: dict[str, Any] = {"calibration_error": 2 + m * 0.8 + d * 0.3}
                 b, n = min(base + shift * 0.9 + step, 99.0), min(novel + shift * 0.8 - step, 99.0)
                 rows += halves(method, dataset, seed, round(b, 2), round(n, 2), **common, **ece)
                 rows += halves(method, dataset, seed, round(b - 5, 2), round(n - 8, 2), "open", **common, **ece)
                 for shots in (1, 2, 4, 8, 16):
                     gain = 0 if method == "zero-shot" else (shots.bit_length() - 1) * (2 + m * 0.7)
                     accuracy = round(min(60 + shift + gain + step, 99), 2)
-                    rows.append(
-                        row(
-                            method=method, source=dataset, protocol="few-shot", split="all", seed=seed, shots=shots,
-                            accuracy=accuracy, **common, **ece,
-                        )  # fmt: skip
-                    )
+                    test: dict[str, Any] = {"shots": shots, "accuracy": accuracy, **common, **ece}
+                    rows.append(row(method=method, source=dataset, protocol="few-shot", split="all", seed=seed, **test))
         for seed in (1, 2, 3):
             step = (seed - 2) * 0.2
             cross = {"imagenet": 71.0 + m, "caltech101": 93 + m / 2, "dtd": 44 + m, "eurosat": 47 + 2 * m}
             shifted = {"imagenet": 71.0 + m, "imagenetv2": 61 + m, "imagenet_a": 48 + m, "imagenet_r": 74 + m / 2}
             for protocol, table in (("cross-dataset", cross), ("domain-generalization", shifted)):
                 rows += transfers(
-                    method, "imagenet", seed, {k: v + step for k, v in table.items()}, protocol, backbone=backbone, **COST[method]
+                    method,
+                    "imagenet",
+                    seed,
+                    {k: v + step for k, v in table.items()},
+                    protocol,
+                    backbone=backbone,
+                    **COST[method],
                 )
     for k, variant in enumerate(("full", "w/o L", "w/o V", "w/o DS1", "w/o DS2", "w/o RS", "MMRL-dagger")):
         for seed in (1, 2, 3):
-            rows += halves("mmrl", "caltech101", seed, 85.0 - k / 3, 77 - k / 2, ablation="variants", variant=variant, backbone=backbone)
+            rows += halves(
+                "mmrl",
+                "caltech101",
+                seed,
+                85.0 - k / 3,
+                77 - k / 2,
+                ablation="variants",
+                variant=variant,
+                backbone=backbone,
+            )
     for dim in (32, 512, 2048):
-        rows += halves("mmrl", "caltech101", 1, 85.0 + dim / 4096, 77.0, ablation="rep-dim", variant=str(dim), backbone=backbone)
-    rows.append(failed("base-to-novel-coop-eurosat", f"Loss is not finite {HOSTILE}", method="coop", source="eurosat", backbone=backbone))
+        rows += halves(
+            "mmrl", "caltech101", 1, 85.0 + dim / 4096, 77.0, ablation="rep-dim", variant=str(dim), backbone=backbone
+        )
+    rows.append(
+        failed(
+            "base-to-novel-coop-eurosat",
+            f"Loss is not finite {HOSTILE}",
+            method="coop",
+            source="eurosat",
+            backbone=backbone,
+        )
+    )
     return rows

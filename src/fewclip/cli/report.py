@@ -35,9 +35,7 @@ def report(arguments: list[str]) -> int:
     from fewclip.report.build import TITLE, build
     from fewclip.report.collect import load
 
-    kind = options.format or (
-        "md" if options.out is None else SUFFIXES.get(options.out.suffix.lower(), "html")
-    )
+    kind = options.format or ("md" if options.out is None else SUFFIXES.get(options.out.suffix.lower(), "html"))
     if kind == "html" and options.out is None:
         raise OutputError("A page needs a file: add -o report.html.")
     made = build(load(options.results), options.title or TITLE)
@@ -54,5 +52,9 @@ def report(arguments: list[str]) -> int:
     else:
         write_text(options.out, text)
         size = len(text.encode())
-        print(f"{options.out}: {made.headline} ({size / 1e6:.1f} MB)" if size > 99_999 else f"{options.out}: {made.headline}")
+        print(
+            f"{options.out}: {made.headline} ({size / 1e6:.1f} MB)"
+            if size > 99_999
+            else f"{options.out}: {made.headline}"
+        )
     return 0

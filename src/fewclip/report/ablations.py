@@ -36,9 +36,7 @@ def _table(group: Group, method: str) -> Table:
     entries = _in_order([e for e in group.entries if e.method == method])
     columns = ("Base", "Novel", "HM") if halves else ("Accuracy",)
     sets, seeds = len(group.datasets), len(group.seeds)
-    lines = mark_columns(
-        [Line(_label(e), tuple(cell(s, seeds, sets) for s in _scores(group, e))) for e in entries]
-    )
+    lines = mark_columns([Line(_label(e), tuple(cell(s, seeds, sets) for s in _scores(group, e))) for e in entries])
     comparable = method == "mmrl" and group.scope.protocol == "base-to-novel"
     theirs = [published.of_ablation(ablation, e.variant, group.datasets) for e in entries] if comparable else []
     kept = [i for i in range(3) if any(row[i] is not None for row in theirs)]
@@ -58,7 +56,9 @@ def _table(group: Group, method: str) -> Table:
     if kept:
         over = "by data set" if ablation == "lambda" else f"averages over {ALL} data sets"
         same = (sets == ALL or ablation == "lambda") and is_reference(group.scope.backbone)
-        notes.append(f"Published: {published.PAPER}, {over}, ViT-B/16" + ("." if same else ": not comparable with ours."))
+        notes.append(
+            f"Published: {published.PAPER}, {over}, ViT-B/16" + ("." if same else ": not comparable with ours.")
+        )
     return Table(
         group.scope.key(method),
         f"{title(ablation)}: {method_title(method)}",

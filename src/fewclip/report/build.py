@@ -192,7 +192,9 @@ def _summary(backbone: str, preset: str, groups: Sequence[Group]) -> Table:
     lines = mark_columns([Line(e.label, tuple(cells[e])) for e in entries])
     sizes = [next((c for g in groups if (c := costs.cost(g, e).parameters) is not None), None) for e in entries]
     lines = [Line(x.label, (*x.cells, Cell(n, digits=0))) for x, n in zip(lines, sizes, strict=True)]
-    notes = ["Averages over data sets, in per cent, mean ± standard deviation over seeds. Best in bold. HM: harmonic mean."]
+    notes = [
+        "Averages over data sets, in per cent, mean ± standard deviation over seeds. Best in bold. HM: harmonic mean."
+    ]
     found = [c for line in lines for c in line.cells]
     notes += [layouts.FEWER] if any(c.note and not c.partial for c in found) else []
     notes += [layouts.PARTIAL] if any(c.partial for c in found) else []

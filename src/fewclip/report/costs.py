@@ -56,7 +56,7 @@ def headline(group: Group, entry: Entry) -> tuple[str, Score | None]:
 
 def table(group: Group) -> Table | None:
     """Parameters, seconds, memory, one line a method."""
-    names = ("Trained parameters", "Training, s", "Prediction, ms/image", "Peak memory, MB", "GPU memory, MB")
+    names = ["Trained parameters", "Training, s", "Prediction, ms/image", "Peak memory, MB", "GPU memory, MB"]
     costs = [cost(group, entry) for entry in group.entries]
     theirs = [None if e.variant else published.parameters(e.method) for e in group.entries]
     values = [
@@ -70,7 +70,7 @@ def table(group: Group) -> Table | None:
         )
         for c, t in zip(costs, theirs, strict=True)
     ]
-    names = (*names, "Published parameters")
+    names = [*names, "Published parameters"]
     kept = [i for i in range(len(names)) if any(row[i].value is not None for row in values)]
     if not kept:
         return None
@@ -85,9 +85,7 @@ def table(group: Group) -> Table | None:
         "Cost",
         "Method",
         tuple(names[i] for i in kept),
-        tuple(
-            Line(entry.label, tuple(row[i] for i in kept)) for entry, row in zip(group.entries, values, strict=True)
-        ),
+        tuple(Line(entry.label, tuple(row[i] for i in kept)) for entry, row in zip(group.entries, values, strict=True)),
         notes=tuple(notes),
     )
 

@@ -73,7 +73,7 @@ def drawing() -> Any:
     from matplotlib import rc_context
 
     matplotlib.use("Agg", force=False)
-    settings: dict[str, Any] = {
+    settings: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": "fewclip",
         "text.parse_math": False,
@@ -152,7 +152,7 @@ def label_points(axes: Axes, points: Sequence[tuple[float, float, str, str]]) ->
     for (px, py), (x, y, text, colour) in zip(dots, points, strict=True):
         width = len(text) * FONT * 0.56
         away = 6
-        choices = []
+        choices: list[Any] = []
         for dx, dy, across in (
             (away, 0, "left"), (-away, 0, "right"), (0, away + height / 2, "center"), (0, -away - height / 2, "center"),
             (away, height, "left"), (away, -height, "left"), (-away, height, "right"), (-away, -height, "right"),
@@ -161,7 +161,9 @@ def label_points(axes: Axes, points: Sequence[tuple[float, float, str, str]]) ->
             start = px + dx - {"left": 0, "right": width, "center": width / 2}[across]
             box = (start, py + dy - height / 2, start + width, py + dy + height / 2)
             outside = max(left - box[0], 0) + max(box[2] - right, 0) + max(bottom - box[1], 0) + max(box[3] - top, 0)
-            choices.append((sum(_overlap(box, other) for other in taken) + 50 * outside, len(choices), dx, dy, across, box))
+            choices.append(
+                (sum(_overlap(box, other) for other in taken) + 50 * outside, len(choices), dx, dy, across, box)
+            )
         _, _, dx, dy, across, box = min(choices)
         taken.append(box)
         axes.annotate(
@@ -187,7 +189,11 @@ def _inline(svg: str) -> str:
     view = re.search(r'viewBox="([^"]+)"', svg)
     assert view is not None
     svg = re.sub(r"<svg[^>]*>", f'<svg viewBox="{view[1]}" aria-hidden="true" focusable="false">', svg, count=1)
-    svg = re.sub(r' id="(?:figure|axes|patch|text|line2d|matplotlib\.axis|xtick|ytick|LineCollection|PathCollection)_\d+"', "", svg)
+    svg = re.sub(
+        r' id="(?:figure|axes|patch|text|line2d|matplotlib\.axis|xtick|ytick|LineCollection|PathCollection)_\d+"',
+        "",
+        svg,
+    )
     for old in set(re.findall(r' id="([^"]+)"', svg)):
         svg = svg.replace(f'"{old}"', f'"f{_count}-{old}"').replace(f"#{old}", f"#f{_count}-{old}")
     svg = svg.replace("xlink:href", "href")

@@ -10,13 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fewclip.data import EMBEDDED, read_data
-from fewclip.data.benchmarks import named
 from fewclip.errors import FewclipError
 from fewclip.report.collect import Entry, Group
 from fewclip.report.names import dataset_title
 from fewclip.report.scores import number
 from fewclip.report.tables import EMPTY, Cell, Line, Table
+from fewclip.runs import read
 
 PAIRS, WRONG, RIGHT = 10, 12, 6
 SIDE, QUALITY = 144, 78
@@ -113,7 +112,7 @@ def sheet(group: Group, dataset: str, thumbnail: Thumbnail) -> Sheet | None:
     right = sorted((p for p in rest if p.guesses[0].right), key=lambda p: -len(p.guesses))
     kinds = differing[:WRONG], _in_turn(wrong, WRONG), _in_turn(right, RIGHT)
     made = [tuple(replace(p, thumbnail=thumbnail(dataset, p.key)) for p in kind) for kind in kinds]
-    return Sheet(dataset_title(dataset), *made, seed=seed)
+    return Sheet(dataset_title(dataset), made[0], made[1], made[2], seed)
 
 
 def _examples(group: Group, dataset: str) -> tuple[int, dict[tuple[str, str], list[Guess]]]:
@@ -151,7 +150,7 @@ def thumbnails(root: Path | None) -> Thumbnail:
 
     def images(dataset: str) -> Mapping[str, Any]:
         try:
-            part = _read(dataset, root)
+            part = read(dataset, "test", None if root is None else str(root))
             return {key: (part.images, i) for i, key in enumerate(part.keys)}
         except (FewclipError, OSError):
             return {}
@@ -168,16 +167,6 @@ def thumbnails(root: Path | None) -> Thumbnail:
             return None
 
     return thumbnail
-
-
-def _read(name: str, root: Path | None) -> Any:
-    """As a run reads it: an embedded or published name, else a folder below the root, else any."""
-    if name in EMBEDDED:
-        return read_data(name, "test")
-    if named(name):
-        return read_data(name, "test", root=root)
-    below = None if root is None else root / name
-    return read_data(below if below is not None and below.exists() else Path(name), "test")
 
 
 def _data_uri(image: Any) -> str:

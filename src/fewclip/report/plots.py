@@ -31,10 +31,7 @@ def curves(group: Group, looks: Looks) -> list[Plot]:
     """Accuracy by shots: the average first, then every data set."""
     found = []
     if len(group.datasets) > 1:
-        means = {
-            e: [(s, average(group.each(e, "all", s))) for s in group.shots]
-            for e in group.entries
-        }
+        means = {e: [(s, average(group.each(e, "all", s))) for s in group.shots] for e in group.entries}
         found.append(_curve(f"Average of {len(group.datasets)} data sets", means, looks))
     for dataset in group.datasets:
         scores = {e: [(s, over_seeds(group.values(e, dataset, "all", s))) for s in group.shots] for e in group.entries}
@@ -55,7 +52,9 @@ def _curve(title: str, scores: Mapping[Entry, Sequence[tuple[int, Score | None]]
             sds = [score.sd or 0.0 for _, score in points]
             band = [y - d for y, d in zip(ys, sds, strict=True)], [y + d for y, d in zip(ys, sds, strict=True)]
             axes.fill_between(xs, *band, color=look.colour, alpha=0.13, linewidth=0)
-            axes.plot(xs, ys, look.dashes, color=look.colour, marker=look.marker, markeredgecolor=PAPER, markeredgewidth=0.7)
+            axes.plot(
+                xs, ys, look.dashes, color=look.colour, marker=look.marker, markeredgecolor=PAPER, markeredgewidth=0.7
+            )
         axes.set_xticks(list(place.values()), [str(s or "all") for s in shots])
         axes.set_xlabel("shots a class")
         axes.set_ylabel("accuracy, %")
@@ -65,7 +64,11 @@ def _curve(title: str, scores: Mapping[Entry, Sequence[tuple[int, Score | None]]
         heights = spread([score.mean for _, score in ends], (high - low) * 0.075, low, high)
         for (entry, _), y in zip(lines.items(), heights, strict=True):
             axes.annotate(
-                printable(entry.label, 22), (1.02, y), xycoords=("axes fraction", "data"), color=looks[entry.label].colour, va="center"
+                printable(entry.label, 22),
+                (1.02, y),
+                xycoords=("axes fraction", "data"),
+                color=looks[entry.label].colour,
+                va="center",
             )
 
     said = "; ".join(
@@ -101,7 +104,7 @@ def _scatter(title: str, points: Sequence[Point], looks: Looks) -> Plot | None:
 
     def draw(axes: Axes) -> None:
         axes.grid(False)
-        (left, right), (low, high) = (_limits([p[i] for p in points]) for i in (1, 2))
+        (left, right), (low, high) = _limits([x for _, x, _ in points]), _limits([y for _, _, y in points])
         axes.set(xlim=(left, right), ylim=(low, high), xlabel="base accuracy, %", ylabel="novel accuracy, %")
         _iso_lines(axes)
         for entry, x, y in points:

@@ -93,9 +93,10 @@ def cell(score: Score | None, seeds: int = 0, datasets: int = 0) -> Cell:
 
 
 def mark_best(cells: Sequence[Cell], *, lowest: bool = False) -> list[Cell]:
-    """The cells with the best of them marked: all that show the same number as the best. A single one is not marked."""
+    """The cells with the best of them marked: all that show the same number as the best. Where all are equal, or there
+    is a single one, none is marked."""
     values = [float(f"{c.value:.{c.digits}f}") for c in cells if c.value is not None and not c.partial]
-    if len(values) < 2:
+    if len(set(values)) < 2:
         return list(cells)
     best = min(values) if lowest else max(values)
     return [
