@@ -72,6 +72,7 @@ def test_missing_seeds_and_data_sets_are_marked() -> None:
     ]
     table = layouts.halves(only(rows))
     zero, mmrl, mmrlpp = (table.lines[0].cells[i] for i in (0, 3, 6))
+    assert zero.sd is None
     assert (zero.note, mmrl.note, mmrlpp.note) == ("", "", "2/3")  # no seed changes zero-shot
     average = table.lines[2].cells
     assert average[6].note == "1/2 sets"

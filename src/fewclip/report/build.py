@@ -109,7 +109,7 @@ def _headline(groups: Sequence[Group]) -> str:
         sets = f"{most} data set{'s' * (most != 1)}"
         where = f"{PROTOCOLS[group.scope.protocol].split(':')[0]}, {sets}"
         said = f"{where}: {best.label} {'is best with' if len(scores) > 1 else 'has'} {scores[best].mean:.1f} %"
-        said += f" ({name[0].lower() + name[1:] if name[:7] == 'Average' else name})"
+        said += f" ({name if name == 'HM' else name[0].lower() + name[1:]})"
         base = next((e for e in scores if e.method == "zero-shot" and e != best), None)
         if base is None:
             return said + "."

@@ -46,12 +46,14 @@ def cost(group: Group, entry: Entry) -> Cost:
 
 def headline(group: Group, entry: Entry) -> tuple[str, Score | None]:
     """The one number of a method in a group, and its name: HM, average accuracy at the most shots, average of targets."""
+    several = len(group.datasets) > 1
     if group.scope.protocol in HALVES:
-        return "Average HM", half_averages(group, entry)[2]
+        return "Average HM" if several else "HM", half_averages(group, entry)[2]
     if group.scope.protocol in TRANSFER:
         return "Average of targets", target_average(group, entry)
     shots = max(group.shots)
-    return f"Average accuracy, {shots or 'all'} shots", average(group.each(entry, "all", shots))
+    name = "Average accuracy" if several else "Accuracy"
+    return f"{name}, {shots or 'all'} shots", average(group.each(entry, "all", shots))
 
 
 def table(group: Group) -> Table | None:

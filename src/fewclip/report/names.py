@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import PurePath
 
 from fewclip.data.benchmarks import BENCHMARKS, named
 
@@ -64,7 +65,10 @@ def method_title(name: str) -> str:
 
 
 def dataset_title(name: str) -> str:
-    return BENCHMARKS[name].title if name in BENCHMARKS else name
+    """As in the papers; of a folder anywhere, its last two names."""
+    if name in BENCHMARKS:
+        return BENCHMARKS[name].title
+    return "/".join(PurePath(name).parts[-2:]) if PurePath(name).is_absolute() else name
 
 
 def dataset_key(title: str) -> str:

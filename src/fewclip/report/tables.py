@@ -83,13 +83,15 @@ class Table:
 
 
 def cell(score: Score | None, seeds: int = 0, datasets: int = 0) -> Cell:
-    """A score, marked if it is of fewer seeds or data sets than expected."""
+    """A score, marked if it is of fewer seeds or data sets than expected. Without an expected number of seeds it is of
+    something that no seed changes, and has no deviation."""
     if score is None:
         return EMPTY
+    sd = score.sd if seeds else None
     note = f"{score.seeds}/{seeds}" if score.seeds < seeds else ""
     if score.datasets < datasets:
-        return Cell(score.mean, score.sd, note=f"{score.datasets}/{datasets} sets", partial=True)
-    return Cell(score.mean, score.sd, note=note)
+        return Cell(score.mean, sd, note=f"{score.datasets}/{datasets} sets", partial=True)
+    return Cell(score.mean, sd, note=note)
 
 
 def mark_best(cells: Sequence[Cell], *, lowest: bool = False) -> list[Cell]:
