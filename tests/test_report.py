@@ -313,6 +313,13 @@ def test_a_report_in_words() -> None:
     assert shown(report.summary[0])[1] == ["MMRL", "87.00", "75.00", "80.56", "4,992,256"]
 
 
+def test_the_headline_compares_what_all_have() -> None:
+    rows = [*TWO_SETS, *halves("zero-shot", "caltech101", 1, 70.0, 70.0)]
+    assert build(rows).headline == (
+        "Base to novel, 1 data set that all have: MMRL is best with 75.5 % (HM), 5.5 points above Zero-shot CLIP."
+    )
+
+
 def test_only_failed_runs_still_make_a_report() -> None:
     report = build([failed("x", "no room")])
     assert report.headline == "No run has finished."

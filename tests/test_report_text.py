@@ -41,6 +41,7 @@ def test_hostile_names_stay_text() -> None:
     assert "<b>" not in text
     assert "data:image" not in text
     assert md("a|b\n*c* `d` [e](f) <g> \\ $h$ &amp;") == r"a\|b \*c\* \`d\` \[e\](f) &lt;g&gt; \\ \$h\$ &amp;amp;"
+    assert tex("[2pt] *") == "{[}2pt{]} {*}"
     assert tex("50% of_a & b\\input{x} #1 ~^ $y$ <z>\n") == (
         r"50\% of\_a \& b\textbackslash{}input\{x\} \#1 \textasciitilde{}\textasciicircum{} \$y\$ \textless{}z\textgreater{}"
     )

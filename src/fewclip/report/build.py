@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fewclip.report import ablations, costs, layouts, published
 from fewclip.report.collect import TRANSFER, Entry, Group, Scope, collect
@@ -97,8 +97,10 @@ def _section(group: Group) -> Section:
 
 
 def _headline(groups: Sequence[Group]) -> str:
-    """The best method of the first protocol, in one sentence."""
-    for group in groups:
+    """The best method of the first protocol, in one sentence: over the data sets that all methods have, if there are any."""
+    for whole in groups:
+        shared = tuple(d for d in whole.datasets if all(whole.rows(e, d) for e in whole.entries))
+        group = replace(whole, datasets=shared or whole.datasets)
         name, _ = costs.headline(group, group.entries[0])
         scores = {e: s for e in group.entries if (s := costs.headline(group, e)[1]) is not None}
         most = max((s.datasets for s in scores.values()), default=0)
@@ -106,7 +108,7 @@ def _headline(groups: Sequence[Group]) -> str:
         if not scores:
             continue
         best = max(scores, key=lambda e: scores[e].mean)
-        sets = f"{most} data set{'s' * (most != 1)}"
+        sets = f"{most} data set{'s' * (most != 1)}" + " that all have" * (len(group.datasets) < len(whole.datasets))
         where = f"{PROTOCOLS[group.scope.protocol].split(':')[0]}, {sets}"
         said = f"{where}: {best.label} {'is best with' if len(scores) > 1 else 'has'} {scores[best].mean:.1f} %"
         said += f" ({name if name == 'HM' else name[0].lower() + name[1:]})"

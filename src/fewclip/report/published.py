@@ -78,6 +78,7 @@ def comparison(group: Group) -> Table | None:
     for entry in group.entries:
         if entry.variant:
             continue
+        fixed = group.expected(entry) == 0
         sets = [d for d in group.datasets if any(lookup(protocol, entry.method, d, c, s) for _, c, s in kinds)]
         kept_sets = []
         for dataset in sets:
@@ -86,11 +87,11 @@ def comparison(group: Group) -> Table | None:
             ]
             if any(ours and theirs for ours, theirs in pairs):
                 kept_sets.append(dataset)
-                lines.append(Line(dataset_title(dataset), _triples(pairs), entry.label))
+                lines.append(Line(dataset_title(dataset), _triples(pairs, fixed), entry.label))
         targets = [d for d in kept_sets if d != group.scope.source]
         if len(targets) > 1:
             pairs = [_averages(group, entry, targets, c, s) for _, c, s in kinds]
-            lines.append(Line(f"Average of these {len(targets)}", _triples(pairs), entry.label, total=True))
+            lines.append(Line(f"Average of these {len(targets)}", _triples(pairs, fixed), entry.label, total=True))
     kept = [i for i in range(len(kinds)) if any(line.cells[3 * i + 1].value is not None for line in lines)]
     if not kept:
         return None
@@ -119,8 +120,10 @@ def difference(ours: Score | None, theirs: float | None) -> tuple[Cell, Cell, Ce
     return first, Cell(theirs), Cell(round(ours.mean, 2) - theirs, signed=True)
 
 
-def _triples(pairs: Sequence[tuple[Score | None, float | None]]) -> tuple[Cell, ...]:
-    return tuple(c for ours, theirs in pairs for c in difference(ours, theirs))
+def _triples(pairs: Sequence[tuple[Score | None, float | None]], fixed: bool) -> tuple[Cell, ...]:
+    """Three cells a pair; without deviations where no seed changes anything."""
+    cells = [c for ours, theirs in pairs for c in difference(ours, theirs)]
+    return tuple(replace(c, sd=None) if fixed else c for c in cells)
 
 
 def _ours(group: Group, entry: Entry, dataset: str, column: str, shots: int) -> Score | None:

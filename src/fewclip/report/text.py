@@ -16,6 +16,7 @@ _LATEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
     "`": r"\textasciigrave{}", '"': r"\textquotedbl{}", "−": "$-$", "±": r"$\pm$", "–": "--", "…": r"\dots{}", "×": r"$\times$",
     "α": r"$\alpha$", "β": r"$\beta$", "λ": r"$\lambda$", "†": r"$\dagger$", "’": "'",
+    "[": "{[}", "]": "{]}", "*": "{*}",  # which mean something behind a line's end
 }  # fmt: skip
 
 
@@ -89,10 +90,8 @@ def _latex_table(table: Table, heading: str) -> str:
             lines.append(r"\midrule")
         cells = [_cell(c, tex, r"\textbf{{{}}}", r" {\scriptsize$\pm$}\,") for c in line.cells]
         lines.append(" & ".join([*([tex(line.group)] if stub else []), tex(line.label), *cells]) + r" \\")
-    wide = len(table.columns) > 7
-    body = [f"\\begin{{tabular}}{{{columns}}}", r"\toprule", *lines, r"\bottomrule", r"\end{tabular}"]
-    if wide:
-        body = [r"\resizebox{\textwidth}{!}{%", *body[:-1], body[-1] + "}"]
+    fit = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%"  # smaller only where it is too wide
+    body = [fit, f"\\begin{{tabular}}{{{columns}}}", r"\toprule", *lines, r"\bottomrule", r"\end{tabular}}"]
     said = table.title if table.title == heading else f"{heading}. {table.title}"
     caption = " ".join([f"{said}.", *table.notes])
     return "\n".join([r"\begin{table}", r"\centering", f"\\caption{{{tex(caption)}}}", *body, r"\end{table}"])
