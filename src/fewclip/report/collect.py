@@ -101,6 +101,7 @@ def load(places: Sequence[str | Path]) -> list[Row]:
     for place in places:
         mine: dict[str, list[Row]] = defaultdict(list)
         for row in read_rows(place):
+            _check(row, place)
             mine[str(row["run"])].append(row)
         for run, rows in mine.items():
             if rows[0]["status"] == "done" or runs.get(run, rows)[0]["status"] != "done":
@@ -109,6 +110,23 @@ def load(places: Sequence[str | Path]) -> list[Row]:
     if not rows:
         raise DataError(f"There is no result in {', '.join(map(str, places))}: no run has finished there yet.")
     return rows
+
+
+def _check(row: Row, place: str | Path) -> None:
+    """That a row of a finished run says what it is of."""
+    if row["status"] != "done":
+        return
+    wrong = [
+        name for name in ("protocol", "method", "source", "dataset", "split") if not isinstance(row.get(name), str)
+    ]
+    wrong += [] if isinstance(row.get("seed"), int) else ["seed"]
+    wrong += [] if isinstance(row.get("shots"), (int, type(None))) else ["shots"]
+    wrong += [name for name in ("confusions", "examples") if not isinstance(row.get(name), (list, type(None)))]
+    if wrong:
+        raise DataError(
+            f"A row of the run {str(row['run'])!r} in {place} has no usable {', '.join(wrong)}: restore it, or delete the "
+            "run's rows and run it again."
+        )
 
 
 def collect(rows: Iterable[Row]) -> list[Group]:
