@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -129,12 +131,13 @@ class Ray:
                 ray.shutdown()
 
     def _connect(self, ray: Any) -> None:
+        place = re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)", self.address)
         try:
-            if self.address == "local":
-                ray.init(address="local", include_dashboard=False, log_to_driver=False)
-            else:
-                ray.init(address=self.address, log_to_driver=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+            if place:  # ask first: Ray itself waits for minutes
+                socket.create_connection((place[1], int(place[2])), timeout=10).close()
+            options = {"include_dashboard": False} if self.address == "local" else {}
+            ray.init(address=self.address, log_to_driver=False, **options)
+        except (OSError, RuntimeError, ValueError) as error:
             raise SettingsError(
                 f"No Ray cluster answers at {self.address!r} ({error}): start one with `ray start --head`, or give "
                 "--ray-address local."
