@@ -130,7 +130,7 @@ def _iso_lines(axes: Axes) -> None:
             axes.plot(*zip(*curve, strict=True), color=RULE, linewidth=0.8)
             x, y = curve[-1]
             axes.annotate(
-                f"{mean:g}", (x, y), (2, 0) if x > right - (right - left) / 30 else (0, -2), textcoords="offset points",
+                f"{mean:g}", (x, y), (2, 0) if x > right - (right - left) / 30 else (4, 5), textcoords="offset points",
                 color=MUTED, fontsize=7, va="center", annotation_clip=False,
             )  # fmt: skip
         mean += step
