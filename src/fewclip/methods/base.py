@@ -31,6 +31,8 @@ class Method(nn.Module, ABC):
     """What it says of classes that it was not trained on, in a few words; empty where it can say nothing."""
     Settings: ClassVar[type]
     """Its dataclass of settings."""
+    score_settings: ClassVar[tuple[str, ...]] = ()
+    """Those that change `scores` alone, so that one training serves all their values."""
 
     clip: CLIP
     settings: Any

@@ -121,6 +121,7 @@ class MMRL(Method):
     trained = "tokens of a shared space, maps to every upper layer, one projection"
     new_classes = "class features alone, held to CLIP's"
     Settings = MMRLSettings
+    score_settings = ("fusion", "seen_scores", "new_scores", "mixed_scores")
     aligner: Callable[[int, int, int], nn.Module] = Aligner
     mix = 1.0
     settings: MMRLSettings
