@@ -3,13 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types install install-dev clean
+.PHONY: demo test bench bench-quick lint types install install-dev clean
 
 demo: install
 	$(BIN)/fewclip demo --out demo
 
 test: install-dev lint types
 	$(BIN)/python -m pytest
+
+bench: install-dev
+	$(BIN)/python benchmarks/bench.py
+
+bench-quick: install-dev
+	$(BIN)/python benchmarks/bench.py --quick
 
 lint: install-dev
 	$(BIN)/ruff check .
@@ -33,4 +39,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo bench .pytest_cache .mypy_cache .ruff_cache .hypothesis

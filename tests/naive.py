@@ -29,12 +29,15 @@ class NaiveBlock(nn.Module):
         self.attn = nn.MultiheadAttention(width, block.attn.heads).to(block.attn.in_proj_weight)
         self.attn.load_state_dict(block.attn.state_dict())
         self.attn.requires_grad_(False)
-        self.ln_1, self.ln_2, self.mlp, self.mask = block.ln_1, block.ln_2, block.mlp, mask
+        self.ln_1, self.ln_2, self.mask = block.ln_1, block.ln_2, mask
+        self.inner, self.outer, self.quick_gelu = block.mlp.c_fc, block.mlp.c_proj, block.mlp.quick_gelu
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.ln_1(x)
         x = x + self.attn(y, y, y, need_weights=False, attn_mask=self.mask)[0]
-        return x + self.mlp(self.ln_2(x))
+        hidden = F.linear(self.ln_2(x), self.inner.weight, self.inner.bias)
+        hidden = hidden * torch.sigmoid(1.702 * hidden) if self.quick_gelu else F.gelu(hidden)
+        return x + F.linear(hidden, self.outer.weight, self.outer.bias)
 
 
 class NaiveMMRL:

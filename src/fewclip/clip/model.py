@@ -21,10 +21,14 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from fewclip.clip.kernels import Linear, linear, mlp
+
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+    from fewclip.clip.groups import TextGroups
     from fewclip.clip.preprocess import Preprocess
     from fewclip.clip.prompts import Prompts
     from fewclip.clip.tokenizer import Tokenizer
@@ -76,6 +80,10 @@ class Stem(Generic[Tokens]):
         return Stem(self.layer, self.tokens[rows])
 
 
+PART_BYTES = 20 << 20
+"""On a CPU, the size of the widest hidden states of as many images as are computed at a time."""
+
+
 class Attention(nn.Module):
     """Multi-head attention with one fused projection, parameter names of `nn.MultiheadAttention`."""
 
@@ -84,13 +92,13 @@ class Attention(nn.Module):
         self.heads = heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = nn.Linear(width, width)
+        self.out_proj = Linear(width, width)
 
     def _project(self, x: Tensor, start: int, count: int) -> tuple[Tensor, ...]:
         """The `count` projections from `start` on (0 query, 1 key, 2 value), each (..., heads, N, head width)."""
         width = x.shape[-1]
         rows = slice(start * width, (start + count) * width)
-        out = F.linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows])
+        out = linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows])
         return out.unflatten(-1, (count, self.heads, -1)).movedim(-3, 0).transpose(-3, -2).unbind(0)
 
     def _merge(self, heads: Tensor) -> Tensor:
@@ -132,23 +140,18 @@ def pick(suffix: Float[Tensor, "*copies C S width"], eot: Int[Tensor, " C"]) -> 
     return torch.take_along_dim(suffix, eot[:, None, None].expand(*suffix.shape[:-3], -1, 1, 1), dim=-2)
 
 
-class QuickGELU(nn.Module):
-    """x · sigmoid(1.702 x), the activation of OpenAI's weights."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
-
-
 class MLP(nn.Module):
+    """Two linear layers; between them GELU, or with OpenAI's weights QuickGELU, x · sigmoid(1.702 x)."""
+
     def __init__(self, width: int, quick_gelu: bool, hidden: int | None = None) -> None:
         super().__init__()
         hidden = hidden or 4 * width
-        self.c_fc = nn.Linear(width, hidden)
-        self.gelu = QuickGELU() if quick_gelu else nn.GELU()
-        self.c_proj = nn.Linear(hidden, width)
+        self.c_fc = Linear(width, hidden)
+        self.quick_gelu = quick_gelu
+        self.c_proj = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(self.gelu(self.c_fc(x)))
+        return mlp(x, self.c_fc, self.c_proj, self.quick_gelu)
 
 
 class Block(nn.Module):
@@ -220,10 +223,24 @@ class ImageTower(nn.Module):
     @torch.no_grad()
     def stem(self, images: Float[Tensor, "batch 3 height width"], layer: int = 1) -> Stem[Tensor]:
         """The tokens that enter `layer`, from normalised pixels, without gradient."""
-        x = self.embed(images)
-        for number in range(1, layer):
-            x = self.transformer.layer(number)(x)
-        return Stem(layer, x)
+
+        def below(images: Tensor) -> Tensor:
+            x = self.embed(images)
+            for number in range(1, layer):
+                x = self.transformer.layer(number)(x)
+            return x
+
+        return Stem(layer, torch.cat([below(part) for part in self.parts(images)]))
+
+    def parts(self, x: Tensor) -> tuple[Tensor, ...]:
+        """A batch in the parts that compute fastest.
+
+        On a CPU these are a few images: the hidden states of more fit neither its cache nor what the allocator recycles
+        (glibc returns blocks above 32 MB to the system, which clears them before it hands them out again).
+        """
+        widest = self.transformer.layer(1).mlp.c_fc.out_features * len(self.positional_embedding) * x.element_size()
+        count = -(-len(x) * widest // PART_BYTES) if x.device.type == "cpu" else 1
+        return x.tensor_split(max(1, min(count, len(x))))
 
     def finish(self, stem: Stem[Tensor], edit: ImageEdit | None = None, read: int = 1) -> Tensor:
         """From a stem to the outputs of the last layer at the first `read` tokens: (batch, read, width)."""
@@ -236,7 +253,11 @@ class ImageTower(nn.Module):
 
     def features(self, stem: Stem[Tensor], edit: ImageEdit | None = None) -> Float[Tensor, "batch dim"]:
         """The class token's feature, not normalised."""
-        return self.ln_post(self.finish(stem, edit)[:, 0]) @ self.proj
+        if edit is None:
+            x = torch.cat([self.finish(Stem(stem.layer, part)) for part in self.parts(stem.tokens)])
+        else:
+            x = self.finish(stem, edit)
+        return self.ln_post(x[:, 0]) @ self.proj
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
         """Image features, not normalised, with gradient through every layer."""
@@ -269,10 +290,22 @@ class TextTower(nn.Module):
             tokens = self.transformer.layer(number).branch(tokens)
         return Stem(layer, tokens)
 
+    def text_groups(self, prompts: Prompts, layer: int = 1) -> TextGroups:
+        """The same in groups of like length (clip/groups.py): for edits that treat every class alike."""
+        from fewclip.clip.groups import TextGroups, group
+
+        rows = group(prompts, self.positional_embedding.device)
+        stems = [self.text_stem(prompts.only(some), layer) for some in rows]
+        order = torch.tensor([row for some in rows for row in some], device=self.positional_embedding.device)
+        return TextGroups(stems, order.argsort())
+
     def text_features(
-        self, stem: Stem[TextTokens], edit: TextEdit | None = None
+        self, stem: Stem[TextTokens] | TextGroups, edit: TextEdit | None = None
     ) -> Float[Tensor, "*copies classes dim"]:
         """From a stem to the feature of each prompt's EOT token, not normalised."""
+        if not isinstance(stem, Stem):
+            layers = len(self.transformer) - stem.stems[0].layer + 1
+            return stem.features(lambda some: self.text_features(some, edit), layers)
         tokens, last = stem.tokens, len(self.transformer)
         for number in range(stem.layer, last + 1):
             if edit is not None:

@@ -11,16 +11,18 @@ import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from fewclip.clip.decode import MAX_PIXELS, Source, read_image
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 __all__ = ["MAX_PIXELS", "MEAN", "STD", "Preprocess", "Source", "read_image"]
 

@@ -7,10 +7,13 @@ at their start ("a photo of a") are the same for every class, so the tower runs 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from jaxtyping import Int
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,11 @@ class Prompts:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def __getitem__(self, rows: slice) -> Prompts:
+    def only(self, rows: list[int]) -> Prompts:
+        """Some of the classes, cut behind the longest EOT of these; the prefix stays as it is."""
+        some = self[rows]
+        return replace(some, tokens=some.tokens[:, : int(some.eot.max()) + 1])
+
+    def __getitem__(self, rows: slice | list[int]) -> Prompts:
         """Some of the classes; the prefix stays as it is."""
         return Prompts(self.tokens[rows], self.eot[rows], self.prefix)

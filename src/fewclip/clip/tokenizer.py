@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from fewclip.errors import BackboneError, PromptError
 
 if TYPE_CHECKING:
     import tokenizers
+    from jaxtyping import Int
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 CLIP_VOCABULARY = 49408

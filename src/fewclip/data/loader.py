@@ -6,16 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
 from fewclip.clip.preprocess import Preprocess, read_image
 from fewclip.data.dataset import Dataset
 from fewclip.seeds import generator
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 
 class DecodedImages:

@@ -7,13 +7,15 @@ so `parameters()` are what trains and `state_dict()` is what an adapter file sto
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
 SCALE = 100.0
 """Logit scale of the published methods: a constant, where CLIP's own parameter is exp(4.6052)."""

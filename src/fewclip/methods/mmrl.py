@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from fewclip.clip.edits import Insertion
-from fewclip.clip.model import CLIP, Stem, TextTokens
+from fewclip.clip.model import CLIP, Stem
 from fewclip.clip.prompts import Prompts
 from fewclip.errors import SettingsError
 from fewclip.methods.base import SCALE, Method, unit
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+    from fewclip.clip.groups import TextGroups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,18 +156,19 @@ class MMRL(Method):
         visual = self.clip.visual
         if tokens is None:
             return unit(visual.features(stem)), None
-        edit = Insertion(self.image_first, tokens, self.mix)
-        x = visual.ln_post(visual.finish(stem, edit.image, read=1 + tokens.shape[1]))
+        edit, read = Insertion(self.image_first, tokens, self.mix), 1 + tokens.shape[1]
+        parts = [Stem(stem.layer, part) for part in visual.parts(stem.tokens)]
+        x = visual.ln_post(torch.cat([visual.finish(part, edit.image, read) for part in parts]))
         return unit(x[:, 0] @ visual.proj), unit(self._project(x[:, 1:].mean(dim=1)))
 
-    def text_features(self, stem: Stem[TextTokens], tokens: Tensor | None) -> Float[Tensor, "classes d"]:
+    def text_features(self, stem: TextGroups, tokens: Tensor | None) -> Float[Tensor, "classes d"]:
         """w (C, d), L2-normalised."""
         edit = None if tokens is None else Insertion(self.text_first, tokens, self.mix).text
         return unit(self.clip.text_features(stem, edit))
 
     @torch.no_grad()
     def prepare(self, prompts: Prompts) -> None:
-        self._text_stem = self.clip.text_stem(prompts, self.text_first)
+        self._text_stem = self.clip.text_groups(prompts, self.text_first)
         self._frozen_text = self.text_features(self._text_stem, None)  # w0
 
     def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
@@ -185,7 +190,7 @@ class MMRL(Method):
         return out
 
     def encode_classes(self, prompts: Prompts) -> Float[Tensor, "classes d"]:
-        return self.text_features(self.clip.text_stem(prompts, self.text_first), self.tokens()[1])
+        return self.text_features(self.clip.text_groups(prompts, self.text_first), self.tokens()[1])
 
     def scores(
         self,

@@ -6,13 +6,16 @@ Radford et al., ICML 2021. Nothing is trained.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fewclip.clip.prompts import Prompts
 from fewclip.methods.base import Method, unit
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +37,7 @@ class ZeroShot(Method):
 
     def encode_classes(self, prompts: Prompts) -> Float[Tensor, "classes dim"]:
         """Unit text features w (C, d)."""
-        return unit(self.clip.text_features(self.clip.text_stem(prompts)))
+        return unit(self.clip.text_features(self.clip.text_groups(prompts)))
 
     def scores(
         self,

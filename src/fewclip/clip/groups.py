@@ -1,0 +1,107 @@
+"""Many classes: prompts of like length side by side, and no more memory than there is.
+
+A batch of suffixes is as long as its longest class name; sorted into groups by length, short names don't pay for long
+ones. A group is a `Stem` of its own, so an edit sees each of them in turn: it must treat every class alike, as one does
+that changes the prefix. The prefix (a dozen tokens) is computed once a group.
+
+What the backward pass of a group needs is kept while it fits into an eighth of the memory; the groups beyond are
+computed again in the backward pass (`torch.utils.checkpoint`), which gives the same numbers for half as much time again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from fewclip.clip.model import Stem, TextTokens
+from fewclip.clip.prompts import Prompts
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+GROUP_COST = {"cpu": 64, "cuda": 4096}
+"""Padding tokens that cost as much time as one more group does."""
+GROUP_TOKENS = {"cpu": 4096, "cuda": 65536}
+"""Suffix tokens a group at most: on a CPU their hidden states then fit the cache and are allocated from freed memory."""
+
+
+@dataclass(frozen=True)
+class TextGroups:
+    """Stems of groups of classes, and where each class stands when the groups are lined up."""
+
+    stems: list[Stem[TextTokens]]
+    places: Int[Tensor, " classes"]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def features(
+        self, run: Callable[[Stem[TextTokens]], Tensor], layers: int, keep_bytes: int | None = None
+    ) -> Float[Tensor, "classes dim"]:
+        """`run` over each group, in the order of the classes. `layers`: how many it computes.
+
+        `keep_bytes`: what may be kept for the backward pass, by default an eighth of the machine's or the GPU's memory.
+        """
+        device = self.places.device
+        left = _memory(device) // 8 if keep_bytes is None else keep_bytes
+        out = []
+        for stem in self.stems:
+            left -= layers * layer_bytes(stem.tokens)
+            if left >= 0 or not torch.is_grad_enabled():
+                out.append(run(stem))
+            else:
+                out.append(checkpoint(run, stem, use_reentrant=False))
+        return torch.cat(out)[self.places]
+
+
+def group(
+    prompts: Prompts, device: torch.device, *, cost: int | None = None, most: int | None = None
+) -> list[list[int]]:
+    """The rows of each group: the split by length that computes least, then in pieces of at most `most` tokens."""
+    cost = GROUP_COST.get(device.type, 4096) if cost is None else cost
+    most = GROUP_TOKENS.get(device.type, 65536) if most is None else most
+    lengths = (prompts.eot - prompts.prefix + 1).tolist()
+    rows = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
+    groups = []
+    for start, end in split([lengths[row] for row in rows], cost):
+        pieces = -(-(end - start) * lengths[rows[end - 1]] // most)
+        size = -(-(end - start) // pieces)
+        groups += [rows[i : min(i + size, end)] for i in range(start, end, size)]
+    return groups
+
+
+def split(lengths: list[int], cost: int) -> list[tuple[int, int]]:
+    """Cut a sorted list into runs [start, end) so that Σ (run's size · its longest + cost) is least."""
+    ends = [i + 1 for i, length in enumerate(lengths) if i + 1 == len(lengths) or lengths[i + 1] != length]
+    best: dict[int, tuple[int, list[tuple[int, int]]]] = {0: (0, [])}
+    for end in ends:
+        best[end] = min(
+            (total + (end - start) * lengths[end - 1] + cost, [*runs, (start, end)])
+            for start, (total, runs) in best.items()
+        )
+    return best[len(lengths)][1]
+
+
+def layer_bytes(tokens: TextTokens) -> int:
+    """What one layer keeps for the backward pass: ten widths a token, and the prefix's keys and values with each class."""
+    classes, suffix, width = tokens.suffix.shape[-3:]
+    copies = tokens.suffix.shape[:-3].numel()
+    per_class = 10 * suffix + 2 * (suffix + tokens.prefix.shape[-2])
+    return copies * classes * per_class * width * tokens.suffix.element_size()
+
+
+@cache
+def _memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not on Windows
+        return 8 << 30

@@ -1,0 +1,52 @@
+"""What is imported when: nothing heavy before it is needed, and little at all by the library's core."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+WITHOUT = ["jaxtyping", "rich", "tyro", "huggingface_hub", "transformers", "torchvision", "accelerate"]
+"""What the benchmarks must do without: they need torch, numpy, Pillow, safetensors and tokenizers, nothing else."""
+
+BLOCK = f"""
+import sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {WITHOUT}:
+            raise ImportError(f"{{name}} is blocked")
+
+sys.meta_path.insert(0, Block())
+"""
+
+
+def run(code: str, *arguments: str) -> str:
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_core_needs_five_packages() -> None:
+    """Backbone, methods, training loop and loaders can be imported and used without the command line's packages."""
+    packages = ["clip", "methods", "data"]
+    modules = [
+        f"fewclip.{package}.{path.stem}"
+        for package in packages
+        for path in sorted((ROOT / "src/fewclip" / package).glob("*.py"))
+        if path.stem != "__init__"
+    ]
+    imports = "\n".join(f"import {m}" for m in [*modules, "fewclip.training", "fewclip.classifier"])
+    run(BLOCK + imports + "\nfrom fewclip import CLIP\nCLIP.from_pretrained('icon-clip')")
+
+
+@pytest.mark.parametrize("code", ["import fewclip", "from fewclip.cli import main; main(['--help'])"])
+def test_nothing_heavy_at_the_start(code: str) -> None:
+    run(code + "\nimport sys\nassert not {'torch', 'numpy', 'PIL', 'tyro', 'rich'} & set(sys.modules)")
