@@ -1,7 +1,7 @@
 """All benchmarks, and the table of what was asked of them: measure, at least, got, reached.
 
-    python benchmarks/bench.py            # everything (about 25 minutes on two cores, up to 21 GiB)
-    python benchmarks/bench.py --quick    # the rows of the table with few repeats, naive steps up to 400 classes
+    python benchmarks/bench.py            # everything: an hour or so on two quiet cores, up to 15 GiB
+    python benchmarks/bench.py --quick    # the table's rows with fewer repeats: about 20 minutes, 11 GiB
     python benchmarks/bench.py --table    # only the table, from the results that are there
 
 Each benchmark is a command of its own that writes a JSON file to --results; the table reads these files. A row that the

@@ -133,7 +133,7 @@ def matrix_rate(device: torch.device, precision: str) -> float:
         x, weight = (torch.randn(n, wide, device=device, dtype=dtype) for n in (rows, out))
         for product in (kernels.linear, F.linear):
             with torch.no_grad():
-                took = min(seconds(lambda: product(x, weight, None), device) for _ in range(6))  # noqa: B023
+                took = min(seconds(lambda: product(x, weight, None), device) for _ in range(4))  # noqa: B023
             best = max(best, 2 * rows * wide * out / took)
     return best
 
@@ -186,7 +186,7 @@ def _text(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        return f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value:,.2f}" if abs(value) < 100 else f"{value:,.0f}"
+        return f"{value:.1e}" if 0 < abs(value) < 5e-3 else f"{value:,.2f}" if abs(value) < 100 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

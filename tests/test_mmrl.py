@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -94,9 +94,39 @@ def test_agrees_with_the_equations(case: dict[str, Any]) -> None:
             torch.testing.assert_close(ours, naive.probabilities(images, known), rtol=1e-5, atol=1e-8)
 
 
-def test_known_and_new_classes_in_one_distribution() -> None:
+@pytest.mark.parametrize("fusion", ["logits", "probabilities"])
+def test_known_and_new_classes_in_one_distribution(fusion: Literal["logits", "probabilities"]) -> None:
+    """Known ones share what the class feature gives them together, in the proportions that both features give."""
+    clip = small_clip()
+    method = MMRL(clip, MMRLSettings(rep_dim=8, fusion=fusion))
+    encoded = method.encode_classes(Prompts.from_tokens(random_tokens(4, 2, 0)))
+    images = torch.randn(2, 3, 16, 16)
+    seen = torch.tensor([True, False, True, False])
+    known, new = [0, 2], [1, 3]
+    every = torch.ones(4, dtype=torch.bool)
+    by_class = method.scores(images, encoded, ~every).softmax(-1)
+    alone = method.scores(images, encoded[known], every[:2]).softmax(-1)
+    mixed = method.scores(images, encoded, seen).softmax(-1)
+    torch.testing.assert_close(mixed[:, new], by_class[:, new])
+    torch.testing.assert_close(mixed[:, known], by_class[:, known].sum(-1, keepdim=True) * alone)
+    assert not torch.allclose(mixed, by_class, atol=1e-3)
+
+
+def test_a_shift_of_the_representation_logits_favours_no_kind_of_class() -> None:
+    """Training can't tell ℓ_r from ℓ_r + constant, so what is said about new classes must not depend on it either."""
     clip = small_clip()
     method = MMRL(clip, MMRLSettings(rep_dim=8))
+    encoded = method.encode_classes(Prompts.from_tokens(random_tokens(4, 2, 0)))
+    images, seen = torch.randn(2, 3, 16, 16), torch.tensor([True, False, True, False])
+    before = method.scores(images, encoded, seen).softmax(-1)
+    fuse = method._fuse
+    method._fuse = lambda by_class, by_rep: fuse(by_class, by_rep - 7)  # type: ignore[method-assign]
+    torch.testing.assert_close(method.scores(images, encoded, seen).softmax(-1), before)
+
+
+def test_known_and_new_logits_side_by_side() -> None:
+    clip = small_clip()
+    method = MMRL(clip, MMRLSettings(rep_dim=8, mixed_scores="raw"))
     encoded = method.encode_classes(Prompts.from_tokens(random_tokens(4, 2, 0)))
     images = torch.randn(2, 3, 16, 16)
     every = torch.ones(4, dtype=torch.bool)

@@ -141,6 +141,11 @@ def test_kept_adapters_serve_every_protocol_with_that_training(
     made = (adapter / "adapter_model.safetensors").stat().st_mtime_ns
     opened = execute(run_of(photos, backbone_file, protocol="open"), where)
     assert (adapter / "adapter_model.safetensors").stat().st_mtime_ns == made
+    raw = execute(run_of(photos, backbone_file, protocol="open", settings=FAST | {"mixed_scores": "raw"}), where)
+    assert (adapter / "adapter_model.safetensors").stat().st_mtime_ns == made
+    assert len(list((tmp_path / "adapters").iterdir())) == 1
+    assert [row["settings"]["mixed_scores"] for row in (raw[0], opened[0])] == ["raw", "balanced"]
+    assert raw[0]["calibration_error"] != opened[0]["calibration_error"]
     fresh = execute(run_of(photos, backbone_file, protocol="open"), Where(out=str(tmp_path / "fresh")))
     assert [row["per_class"] for row in opened] == [row["per_class"] for row in fresh]
     assert first[0]["train_seconds"] == opened[0]["train_seconds"]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("base", "novel", "all")
 CONFUSIONS, EXAMPLES = 20, 12
-"""How many mistakes by class, and how many right and wrong images, a result names."""
+"""How many mistakes by class, how many images that are the same for every method, and how many wrong ones a result names."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Result:
     confusions: list[tuple[str, str, int]]
     """(true class, predicted class, images): the most frequent mistakes."""
     examples: list[dict[str, Any]]
-    """A few right and a few wrong predictions: key (or place) of the image, truth, guess, probability."""
+    """Some predictions, then some more wrong ones: key (or place) of the image, truth, guess, probability."""
     seconds: float
     """From files to guesses."""
 
@@ -134,13 +134,10 @@ def _confusions(dataset: Dataset, guesses: Sequence[int]) -> list[tuple[str, str
 
 
 def _examples(dataset: Dataset, guesses: Sequence[int], confidence: Sequence[float]) -> list[dict[str, Any]]:
-    """Right and wrong ones, spread evenly over the data."""
-    right = [label == guess for label, guess in zip(dataset.labels, guesses, strict=True)]
-    chosen: list[int] = []
-    for kind in (True, False):
-        of_kind = [i for i, r in enumerate(right) if r is kind]
-        count = min(EXAMPLES, len(of_kind))
-        chosen += [of_kind[len(of_kind) * n // count] for n in range(count)]
+    """First images spread evenly over the data, the same whatever was guessed; then of the others some that are wrong."""
+    same = _spread(range(len(guesses)))
+    wrong = [i for i, (a, b) in enumerate(zip(dataset.labels, guesses, strict=True)) if a != b and i not in same]
+    chosen = same + _spread(wrong)
     return [
         {
             "key": dataset.keys[i] if dataset.keys else str(i),
@@ -150,6 +147,11 @@ def _examples(dataset: Dataset, guesses: Sequence[int], confidence: Sequence[flo
         }
         for i in chosen
     ]
+
+
+def _spread(indices: Sequence[int]) -> list[int]:
+    count = min(EXAMPLES, len(indices))
+    return [indices[len(indices) * n // count] for n in range(count)]
 
 
 def harmonic_mean(base: float, novel: float) -> float:

@@ -48,7 +48,7 @@ FIELDS = {
     "per_class": "class name -> accuracy",
     "calibration_error": "expected calibration error in points: 15 equal bins of the highest probability",
     "confusions": "[true class, predicted class, images], the most frequent mistakes first",
-    "examples": "{key, truth, guess, probability}: a few right and a few wrong predictions; key names the image in its data set",
+    "examples": "{key, truth, guess, probability} of images spread over the data, then of wrong ones; key names the image in its data set",
     "parameters": "trained parameters",
     "train_seconds": "time of training",
     "predict_seconds": "time of predicting all images of this row, reading them included",

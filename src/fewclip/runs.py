@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from fewclip.data.benchmarks import named
 from fewclip.errors import AdapterError, FewclipError, OutputError
 from fewclip.evaluation import evaluate, without
 from fewclip.measure import PeakMemory, machine, now, versions
+from fewclip.methods import find
 from fewclip.rows import Row
 from fewclip.templates import find_template
 
@@ -58,7 +59,9 @@ class Run:
     def training_name(self, classes: tuple[str, ...]) -> str:
         """The same for runs that train the same, whatever they measure."""
         same = {k: v for k, v in asdict(self).items() if k in ("method", "source", "seed", "shots", "backbone")}
-        same |= {"settings": self.settings, "template": self.template, "classes": classes}
+        scoring = find(self.method).score_settings
+        trained = {k: v for k, v in self.settings.items() if k not in scoring}
+        same |= {"settings": trained, "template": self.template, "classes": classes}
         words = [self.method, self.source, f"{self.shots or 'all'}shots", f"seed{self.seed}"]
         return f"{_plain('-'.join(words))}-{_digest(same)}"
 
@@ -118,7 +121,7 @@ class Bench:
         kept = Path(self.where.out, ADAPTERS, run.training_name(train.classes))
         if self.where.keep_adapters and kept.is_dir():
             try:
-                return FewShotClassifier.load(kept, backbone=clip, device=self.where.device)
+                return self._kept(kept, clip)
             except AdapterError:  # of a training that was cut off, or damaged: train anew
                 pass
         model = FewShotClassifier(
@@ -133,6 +136,13 @@ class Bench:
         if self.where.keep_adapters:
             model.save(kept)
         return model
+
+    def _kept(self, folder: Path, clip: CLIP) -> FewShotClassifier:
+        model = FewShotClassifier.load(folder, backbone=clip, device=self.where.device)
+        kind = find(self.run.method)
+        usual = {f.name: f.default for f in fields(kind.Settings)} | self.run.settings
+        scoring = {name: usual[name] for name in kind.score_settings}
+        return model.with_settings(**scoring) if scoring else model
 
     def row(
         self,

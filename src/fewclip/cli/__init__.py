@@ -15,6 +15,7 @@ COMMANDS = {
     "predict": ("fewclip.cli.predict", "name what images show"),
     "eval": ("fewclip.cli.evaluate", "accuracy of an adapter on labelled images"),
     "bench": ("fewclip.cli.bench", "compare methods on data sets by a protocol of the papers"),
+    "report": ("fewclip.cli.report", "tables and plots of results, as a page, Markdown, LaTeX or CSV"),
     "methods": ("fewclip.cli.listing", "the methods that can be trained"),
     "backbones": ("fewclip.cli.listing", "the CLIP models that can be adapted"),
     "data": ("fewclip.cli.data", "list, check and show data sets"),

@@ -82,6 +82,8 @@ class Method(nn.Module, ABC):
     """Tensors whose shape is known when the training classes or images are; `load_state_dict` takes any shape."""
     whole_batches: ClassVar[bool] = False
     """The loss compares the images of a batch, so that it can't be split into parts or over processes."""
+    score_settings: ClassVar[tuple[str, ...]] = ()
+    """Those that change `scores` alone, so that one training serves all their values."""
 
     clip: CLIP
     settings: Any

@@ -55,6 +55,9 @@ class MMRLSettings:
     """Features that score known classes ("w/o DS1": class)."""
     new_scores: Literal["class", "both"] = "class"
     """Features that score new classes ("w/o DS2": both)."""
+    mixed_scores: Literal["balanced", "raw"] = "balanced"
+    """Known and new classes together: the class features say how likely it is a known one, both features which of them;
+    or the two kinds of logits side by side. One kind alone is scored the same either way."""
 
 
 class Aligner(nn.Module):
@@ -123,6 +126,7 @@ class MMRL(Method):
     parameters_b16 = "4,992,256"
     new_classes = "class features alone, held to CLIP's"
     Settings = MMRLSettings
+    score_settings = ("fusion", "seen_scores", "new_scores", "mixed_scores")
     aligner: Callable[[int, int, int], nn.Module] = Aligner
     mix = 1.0
     settings: MMRLSettings
@@ -195,7 +199,11 @@ class MMRL(Method):
         classes: Float[Tensor, "classes d"],
         seen: Bool[Tensor, " classes"],
     ) -> Float[Tensor, "batch classes"]:
-        """Known classes by both features, new ones by the class feature alone, SPEC §5, in one set of logits."""
+        """Known classes by both features, new ones by the class feature alone, SPEC §5, in one set of logits.
+
+        Training fixes the representation logits up to a constant, so beside those of the class feature they are on no
+        common scale. Balanced, the known classes share among them what the class feature gives them together.
+        """
         s = self.settings
         f_c, f_r = self.image_features(self.clip.visual.stem(images, self.image_first), self.tokens()[0])
         by_class = SCALE * f_c @ classes.T
@@ -203,9 +211,22 @@ class MMRL(Method):
             return by_class
         both = torch.where(seen, s.seen_scores == "both", s.new_scores == "both")
         by_rep = torch.where(both, SCALE * f_r @ classes.T, by_class)
-        if s.fusion == "logits":
-            return s.alpha * by_class + (1 - s.alpha) * by_rep
-        return torch.log(s.alpha * by_class.softmax(-1) + (1 - s.alpha) * by_rep.softmax(-1))
+        if s.mixed_scores == "raw":
+            return self._fuse(by_class, by_rep)
+
+        def known(x: Tensor) -> Tensor:
+            return x.masked_fill(~both, -torch.inf)
+
+        fused = self._fuse(known(by_class), known(by_rep))
+        level = known(by_class).logsumexp(-1, keepdim=True) - fused.logsumexp(-1, keepdim=True)
+        return torch.where(both.all(), fused, torch.where(both, fused + level, by_class))
+
+    def _fuse(self, by_class: Tensor, by_rep: Tensor) -> Tensor:
+        """α·ℓ_c + (1-α)·ℓ_r, or the logarithm of the same mean of probabilities."""
+        alpha = self.settings.alpha
+        if self.settings.fusion == "logits":
+            return alpha * by_class + (1 - alpha) * by_rep
+        return torch.log(alpha * by_class.softmax(-1) + (1 - alpha) * by_rep.softmax(-1))
 
 
 REGULARISERS = {

@@ -1,0 +1,60 @@
+"""`fewclip report`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".markdown": "md", ".tex": "latex", ".csv": "csv"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    results: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RESULTS…")]
+    """Folders of `fewclip bench --out`, or their rows.jsonl files; several are read together."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = None
+    """File to write. Tables without a file are printed."""
+    format: Literal["html", "md", "latex", "csv"] | None = None
+    """By default what the file's name ends in, else html with a file and md without."""
+    root: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Folder that holds the data sets, for the pictures of a page; by default $FEWCLIP_DATA."""
+    title: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
+    """Heading of the report."""
+
+
+def report(arguments: list[str]) -> int:
+    """Tables and plots of results, as one page that needs nothing else, or as Markdown, LaTeX or CSV tables. Published
+    numbers stand beside ours where there are any."""
+    options = tyro.cli(Options, prog="fewclip report", description=report.__doc__, args=arguments)
+    from fewclip.errors import OutputError
+    from fewclip.files import write_text
+    from fewclip.report.build import TITLE, build
+    from fewclip.report.collect import load
+
+    kind = options.format or ("md" if options.out is None else SUFFIXES.get(options.out.suffix.lower(), "html"))
+    if kind == "html" and options.out is None:
+        raise OutputError("A page needs a file: add -o report.html.")
+    made = build(load(options.results), options.title or TITLE)
+    if kind == "html":
+        from fewclip.report.html import page
+
+        text = page(made, options.root)
+    else:
+        from fewclip.report.text import comma_separated, latex, markdown
+
+        text = {"md": markdown, "latex": latex, "csv": comma_separated}[kind](made)
+    if options.out is None:
+        sys.stdout.write(text)
+    else:
+        write_text(options.out, text)
+        size = len(text.encode())
+        print(
+            f"{options.out}: {made.headline} ({size / 1e6:.1f} MB)"
+            if size > 99_999
+            else f"{options.out}: {made.headline}"
+        )
+    return 0

@@ -1,0 +1,246 @@
+"""Rows -> a report: what is said of them, in order, before anything is drawn or written."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from fewclip.report import ablations, costs, layouts, published
+from fewclip.report.collect import TRANSFER, Entry, Group, Scope, collect
+from fewclip.report.layouts import HALVES, half_averages, target_average
+from fewclip.report.mistakes import confusions
+from fewclip.report.names import PROTOCOLS, dataset_title, is_reference, method_title
+from fewclip.report.scores import Score, average, over_seeds
+from fewclip.report.tables import Cell, Line, Table, cell, mark_columns
+from fewclip.rows import Row
+
+TITLE = "Few-shot adaptation of a frozen CLIP"
+
+
+@dataclass(frozen=True)
+class Section:
+    """All there is of one group."""
+
+    title: str
+    conditions: str
+    """What sets it apart from other sections of that title."""
+    group: Group
+    tables: tuple[Table, ...]
+    confusions: tuple[tuple[str, Table], ...] = ()
+    """By data set."""
+
+    @property
+    def scope(self) -> Scope:
+        return self.group.scope
+
+
+@dataclass(frozen=True)
+class Report:
+    title: str
+    headline: str
+    caveats: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
+    summary: tuple[Table, ...]
+    sections: tuple[Section, ...]
+    failed: Table | None
+    labels: tuple[str, ...]
+    """Of all methods that are drawn, in order."""
+    plain: tuple[str, ...]
+    """Those of methods that train nothing."""
+
+
+def build(rows: Sequence[Row], title: str = TITLE) -> Report:
+    """A report of these rows.
+
+    Raises:
+        DataError: none of them is of a known protocol.
+    """
+    groups = collect(rows)
+    usual = [group for group in groups if group.scope.ablation is None]
+    entries = list(dict.fromkeys(entry for group in usual for entry in group.entries))
+    entries.sort(key=lambda e: (e.method not in ("mmrl", "mmrlpp"), bool(e.variant or e.detail)))  # the first colours
+    return Report(
+        title,
+        _headline(usual),
+        tuple(_caveats(groups)),
+        tuple(_facts(rows, groups)),
+        tuple(_summaries(usual)),
+        tuple(_section(group) for group in groups),
+        _failed(rows),
+        tuple(dict.fromkeys(entry.label for entry in entries)),
+        tuple(entry.label for entry in entries if entry.method == "zero-shot"),
+    )
+
+
+def _section(group: Group) -> Section:
+    scope = group.scope
+    conditions = [scope.backbone, f"{scope.preset} settings"]
+    conditions += [f"{layouts.shots_title(scope.shots or 0).lower()} a class"] if scope.protocol != "few-shot" else []
+    conditions += [f"trained on {dataset_title(scope.source)}"] if scope.source else []
+    if scope.ablation is not None:
+        conditions.insert(0, PROTOCOLS[scope.protocol])
+        return Section(
+            f"Ablation: {ablations.title(scope.ablation).lower()}",
+            ", ".join(conditions),
+            group,
+            tuple(ablations.tables(group)),
+        )
+    tables = [*layouts.tables(group), published.comparison(group), layouts.calibration(group), costs.table(group)]
+    return Section(
+        PROTOCOLS[scope.protocol],
+        ", ".join(conditions),
+        group,
+        tuple(table for table in tables if table is not None),
+        tuple((d, table) for d in group.datasets if (table := confusions(group, d)) is not None),
+    )
+
+
+def _headline(groups: Sequence[Group]) -> str:
+    """The best method of the first protocol, in one sentence: over the data sets that all methods have, if there are any."""
+    for whole in groups:
+        shared = tuple(d for d in whole.datasets if all(whole.rows(e, d) for e in whole.entries))
+        group = replace(whole, datasets=shared or whole.datasets)
+        name, _ = costs.headline(group, group.entries[0])
+        scores = {e: s for e in group.entries if (s := costs.headline(group, e)[1]) is not None}
+        most = max((s.datasets for s in scores.values()), default=0)
+        scores = {e: s for e, s in scores.items() if s.datasets == most}
+        if not scores:
+            continue
+        best = max(scores, key=lambda e: scores[e].mean)
+        sets = f"{most} data set{'s' * (most != 1)}" + " that all have" * (len(group.datasets) < len(whole.datasets))
+        where = f"{PROTOCOLS[group.scope.protocol].split(':')[0]}, {sets}"
+        said = f"{where}: {best.label} {'is best with' if len(scores) > 1 else 'has'} {scores[best].mean:.1f} %"
+        said += f" ({name if name == 'HM' else name[0].lower() + name[1:]})"
+        base = next((e for e in scores if e.method == "zero-shot" and e != best), None)
+        if base is None:
+            return said + "."
+        gain = round(scores[best].mean, 1) - round(scores[base].mean, 1)
+        return f"{said}, {gain:.1f} points above {base.label}."
+    return "No run has finished."
+
+
+def _caveats(groups: Sequence[Group]) -> list[str]:
+    others = list(dict.fromkeys(g.scope.backbone for g in groups if not is_reference(g.scope.backbone)))
+    if not others:
+        return []
+    return [
+        f"Made with {' and '.join(others)}, not with OpenAI’s ViT-B/16 of the papers: these numbers are not comparable with "
+        "the published ones, and say nothing about them."
+    ]
+
+
+def _facts(rows: Sequence[Row], groups: Sequence[Group]) -> list[tuple[str, str]]:
+    done = {row["run"] for row in rows if row["status"] == "done"}
+    failed = {row["run"] for row in rows if row["status"] != "done"}
+    shown = [row for group in groups for slots in group.slots.values() for row in slots.values()]
+    days = sorted({str(row["finished"])[:10] for row in rows if row.get("finished")})
+    methods = dict.fromkeys(e.method for g in groups for e in g.entries)
+    datasets = dict.fromkeys(d for g in groups for d in g.datasets)
+    facts = [
+        ("Methods", ", ".join(map(method_title, methods))),
+        ("Data sets", ", ".join(map(dataset_title, datasets))),
+        ("Backbone", ", ".join(dict.fromkeys(g.scope.backbone for g in groups))),
+        ("Settings", ", ".join(dict.fromkeys(g.scope.preset for g in groups))),
+        ("Seeds", ", ".join(map(str, sorted({row["seed"] for row in shown})))),
+        ("Runs", f"{len(done)} finished" + (f", {len(failed)} failed" if failed else "")),
+        ("Date", days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}" if days else ""),
+        ("Machine", "; ".join(dict.fromkeys(filter(None, (_machine(row.get("machine")) for row in rows))))),
+        ("Versions", "; ".join(dict.fromkeys(filter(None, (_machine(row.get("versions")) for row in rows))))),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _machine(value: object) -> str:
+    """A description as words."""
+    if not isinstance(value, dict):
+        return str(value or "")
+    parts = []
+    for name, part in value.items():
+        if part in (None, ""):
+            continue
+        if isinstance(part, int):
+            parts.append(f"{part} {name[:-1] if part == 1 and name.endswith('s') else name}")
+        else:
+            parts.append(f"{name} {part}" if name in ("fewclip", "torch", "python") else str(part))
+    return ", ".join(parts)
+
+
+def _summaries(groups: Sequence[Group]) -> list[Table]:
+    """Averages of every protocol in one table, for each backbone and preset."""
+    together: dict[tuple[str, str], list[Group]] = defaultdict(list)
+    for group in groups:
+        together[group.scope.backbone, group.scope.preset].append(group)
+    return [_summary(backbone, preset, mine) for (backbone, preset), mine in together.items()]
+
+
+def _summary(backbone: str, preset: str, groups: Sequence[Group]) -> Table:
+    entries = list(dict.fromkeys(e for g in groups for e in g.entries))
+    spans, columns = [], []
+    cells: dict[Entry, list[Cell]] = {e: [] for e in entries}
+    for group in groups:
+        names = _columns(group)
+        title = PROTOCOLS[group.scope.protocol].split(":")[0]
+        twins = [g for g in groups if g.scope.protocol == group.scope.protocol]
+        if len(twins) > 1:
+            title += f", {group.scope.source or ''} {layouts.shots_title(group.scope.shots or 0).lower()}"
+        spans.append((title, len(names)))
+        columns += names
+        sets = len(group.datasets) - (group.scope.protocol in TRANSFER)
+        for entry in entries:
+            scores = _averages(group, entry)
+            whole = [1] * (len(scores) - 1) + [sets] if group.scope.protocol in TRANSFER else [sets] * len(scores)
+            cells[entry] += [cell(s, group.expected(entry), n) for s, n in zip(scores, whole, strict=True)]
+    lines = mark_columns([Line(e.label, tuple(cells[e])) for e in entries])
+    sizes = [next((c for g in groups if (c := costs.cost(g, e).parameters) is not None), None) for e in entries]
+    lines = [Line(x.label, (*x.cells, Cell(n, digits=0))) for x, n in zip(lines, sizes, strict=True)]
+    notes = [
+        "Averages over data sets, in per cent, mean ± standard deviation over seeds. Best in bold. HM: harmonic mean."
+    ]
+    found = [c for line in lines for c in line.cells]
+    notes += [layouts.FEWER] if any(c.note and not c.partial for c in found) else []
+    notes += [layouts.PARTIAL] if any(c.partial for c in found) else []
+    return Table(
+        "summary",
+        f"At a glance: {backbone}, {preset} settings",
+        "Method",
+        (*columns, "Parameters"),
+        tuple(lines),
+        (*spans, ("Trained", 1)),
+        tuple(notes),
+    )
+
+
+def _columns(group: Group) -> list[str]:
+    if group.scope.protocol in HALVES:
+        return ["Base", "Novel", "HM"]
+    if group.scope.protocol in TRANSFER:
+        return [dataset_title(group.scope.source or ""), "Targets"]
+    return [layouts.shots_title(max(group.shots))]
+
+
+def _averages(group: Group, entry: Entry) -> list[Score | None]:
+    if group.scope.protocol in HALVES:
+        return half_averages(group, entry)
+    if group.scope.protocol in TRANSFER:
+        return [over_seeds(group.values(entry, group.scope.source or "", "all")), target_average(group, entry)]
+    return [average(group.each(entry, "all", max(group.shots)))]
+
+
+def _failed(rows: Sequence[Row]) -> Table | None:
+    lines = [
+        Line(
+            str(row["run"]),
+            tuple(
+                Cell(text=str(row.get(name) if row.get(name) is not None else ""))
+                for name in ("protocol", "method", "source", "seed", "error")
+            ),
+        )
+        for row in rows
+        if row["status"] != "done"
+    ]
+    if not lines:
+        return None
+    columns = ("Protocol", "Method", "Data set", "Seed", "Error")
+    notes = ("The same bench command runs them again.",)
+    return Table("failed", "Failed runs", "Run", columns, tuple(lines), notes=notes, text_columns=(0, 1, 2, 3, 4))

@@ -1,0 +1,239 @@
+"""Rows -> groups that can be compared: what was run under the same conditions, by method, data set, split and seed."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fewclip.errors import DataError
+from fewclip.report.names import PROTOCOLS, dataset_order, method_order, method_title, slug
+from fewclip.report.scores import BySeed, number
+from fewclip.rows import Row, read_rows
+
+TRANSFER = ("cross-dataset", "domain-generalization")
+FIXED = ("zero-shot",)
+"""Methods that no seed changes, so that one seed is enough."""
+Slot = tuple["Entry", str, str, int]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Conditions that rows must share to stand in one table."""
+
+    protocol: str
+    backbone: str
+    preset: str
+    shots: int | None
+    """None: all images, or a protocol that varies them."""
+    source: str | None
+    """Of the transfer protocols."""
+    ablation: str | None = None
+
+    def key(self, kind: str) -> str:
+        """A name for something made of this scope."""
+        parts = self.ablation, self.protocol, self.source, self.backbone, self.preset, self.shots, kind
+        return slug("-".join(str(part) for part in parts if part))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A column of a table: a method, and what sets it apart from others of the same name."""
+
+    method: str
+    variant: str = ""
+    detail: str = ""
+
+    @property
+    def label(self) -> str:
+        extra = ", ".join(text for text in (self.variant, self.detail) if text)
+        return f"{method_title(self.method)} ({extra})" if extra else method_title(self.method)
+
+
+@dataclass(frozen=True)
+class Group:
+    """All rows of a scope. A slot is (entry, data set, split, shots); shots are 0 where the protocol fixes them."""
+
+    scope: Scope
+    entries: tuple[Entry, ...]
+    datasets: tuple[str, ...]
+    shots: tuple[int, ...]
+    slots: Mapping[Slot, Mapping[int, Row]]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(sorted({seed for rows in self.slots.values() for seed in rows}))
+
+    def values(
+        self, entry: Entry, dataset: str, split: str, shots: int = 0, measure: str = "accuracy"
+    ) -> dict[int, float]:
+        rows = self.slots.get((entry, dataset, split, shots), {})
+        return {seed: value for seed, row in sorted(rows.items()) if (value := number(row.get(measure))) is not None}
+
+    def each(self, entry: Entry, split: str, shots: int = 0, measure: str = "accuracy") -> list[BySeed]:
+        """`values` of every data set."""
+        return [self.values(entry, dataset, split, shots, measure) for dataset in self.datasets]
+
+    def rows(self, entry: Entry, dataset: str | None = None) -> list[Row]:
+        return [
+            row
+            for (e, d, _, _), rows in self.slots.items()
+            if e == entry and dataset in (None, d)
+            for row in rows.values()
+        ]
+
+    def expected(self, entry: Entry) -> int:
+        """How many seeds a complete cell has."""
+        return 0 if entry.method in FIXED else len(self.seeds)
+
+
+def load(places: Sequence[str | Path]) -> list[Row]:
+    """The rows of several results. A run that is in two of them counts with the last, a failed one only if no other
+    succeeded.
+
+    Raises:
+        DataError: there are none, or a file is no file of rows.
+    """
+    runs: dict[str, list[Row]] = {}
+    for place in places:
+        mine: dict[str, list[Row]] = defaultdict(list)
+        for row in read_rows(place):
+            _check(row, place)
+            mine[str(row["run"])].append(row)
+        for run, rows in mine.items():
+            if rows[0]["status"] == "done" or runs.get(run, rows)[0]["status"] != "done":
+                runs[run] = rows
+    rows = [row for mine in runs.values() for row in mine]
+    if not rows:
+        raise DataError(f"There is no result in {', '.join(map(str, places))}: no run has finished there yet.")
+    return rows
+
+
+def _check(row: Row, place: str | Path) -> None:
+    """That a row of a finished run says what it is of."""
+    if row["status"] != "done":
+        return
+    wrong = [
+        name for name in ("protocol", "method", "source", "dataset", "split") if not isinstance(row.get(name), str)
+    ]
+    wrong += [] if isinstance(row.get("seed"), int) else ["seed"]
+    wrong += [] if isinstance(row.get("shots"), (int, type(None))) else ["shots"]
+    wrong += [name for name in ("confusions", "examples") if not isinstance(row.get(name), (list, type(None)))]
+    if wrong:
+        raise DataError(
+            f"A row of the run {str(row['run'])!r} in {place} has no usable {', '.join(wrong)}: restore it, or delete the "
+            "run's rows and run it again."
+        )
+
+
+def collect(rows: Iterable[Row]) -> list[Group]:
+    """The groups, in the order of protocols; those of ablations last.
+
+    Raises:
+        DataError: rows, but of no protocol that is known here.
+    """
+    by_scope: dict[Scope, list[Row]] = defaultdict(list)
+    others = set()
+    for row in rows:
+        if row["status"] != "done" or number(row.get("accuracy")) is None:
+            continue
+        if row.get("protocol") not in PROTOCOLS:
+            others.add(str(row.get("protocol")))
+            continue
+        by_scope[_scope(row)].append(row)
+    if others and not by_scope:
+        raise DataError(
+            f"The results are of {', '.join(sorted(others))}, but a report is made of {', '.join(PROTOCOLS)}."
+        )
+    _join_without_shots(by_scope)
+    order = list(PROTOCOLS)
+    scopes = sorted(
+        by_scope,
+        key=lambda s: (s.ablation or "", order.index(s.protocol), s.backbone, s.preset, s.source or "", s.shots or 0),
+    )
+    return [_group(scope, by_scope[scope]) for scope in scopes]
+
+
+def _scope(row: Row) -> Scope:
+    protocol = row["protocol"]
+    return Scope(
+        protocol,
+        str(row.get("backbone")),
+        str(row.get("preset")),
+        None if protocol == "few-shot" else row.get("shots"),
+        str(row.get("source")) if protocol in TRANSFER else None,
+        None if row.get("ablation") is None else str(row["ablation"]),
+    )
+
+
+def _join_without_shots(by_scope: dict[Scope, list[Row]]) -> None:
+    """Rows of methods that use no training image stand beside all others of the same conditions."""
+    for scope in [s for s, rows in by_scope.items() if all(row["method"] in FIXED for row in rows)]:
+        hosts = [s for s in by_scope if s != scope and _but_shots(s) == _but_shots(scope)]
+        hosts = [s for s in hosts if any(row["method"] not in FIXED for row in by_scope[s])]
+        for host in hosts:
+            if not any(row["method"] in FIXED for row in by_scope[host]):
+                by_scope[host] += by_scope[scope]
+        if hosts:
+            del by_scope[scope]
+
+
+def _but_shots(scope: Scope) -> tuple[Any, ...]:
+    return scope.protocol, scope.backbone, scope.preset, scope.source, scope.ablation
+
+
+def _group(scope: Scope, rows: list[Row]) -> Group:
+    details = _details(rows)
+    slots: dict[Slot, dict[int, Row]] = defaultdict(dict)
+    for row in sorted(rows, key=lambda row: str(row.get("finished"))):  # of twins, the later counts
+        entry = Entry(str(row["method"]), _variant(row), details.get(id(row), ""))
+        slots[(entry, str(row["dataset"]), str(row["split"]), _shots(row))][int(row["seed"])] = row
+    entries = {slot[0]: None for slot in slots}
+    return Group(
+        scope,
+        tuple(sorted(entries, key=lambda e: (method_order(e.method), bool(e.variant)))),
+        tuple(sorted({slot[1] for slot in slots}, key=dataset_order)),
+        tuple(sorted({slot[3] for slot in slots})),
+        dict(slots),
+    )
+
+
+def _shots(row: Row) -> int:
+    return int(row.get("shots") or 0) if row["protocol"] == "few-shot" else 0
+
+
+def _variant(row: Row) -> str:
+    """The variant's name. A setting chosen by target differs from target to target, but is one way to predict."""
+    return re.sub(r"(\w+) [^\s,]+ by target", r"\1 by target", str(row.get("variant") or ""))
+
+
+def _details(rows: list[Row]) -> dict[int, str]:
+    """Where two runs differ in nothing but settings: which settings, to tell them apart. By identity of the row."""
+    slots: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        slots[(row["method"], _variant(row), row["dataset"], row["split"], _shots(row), row["seed"])].append(row)
+    differing: dict[str, set[str]] = defaultdict(set)
+    for twins in slots.values():
+        flat = [_flat(row) for row in twins]
+        for name in set().union(*flat):
+            if len({repr(f.get(name)) for f in flat}) > 1:
+                differing[twins[0]["method"]].add(name)
+    found = {}
+    for row in rows:
+        names = sorted(differing[row["method"]])
+        if names:
+            flat_row = _flat(row)
+            found[id(row)] = ", ".join(f"{name} {flat_row.get(name)}" for name in names[:4])
+    return found
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    """What a user may have chosen."""
+    fields = {name: row.get(name) for name in ("template", "candidates", "backbone_fingerprint")}
+    for part in ("settings", "training"):
+        if isinstance(row.get(part), dict):
+            fields |= row[part]
+    return fields

@@ -1,0 +1,78 @@
+"""Means over seeds and data sets, as the papers compute them."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fewclip.evaluation import harmonic_mean
+
+BySeed = Mapping[int, float]
+"""One number a seed."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A mean, the population standard deviation over seeds (None of a single one), how many seeds, how many data sets."""
+
+    mean: float
+    sd: float | None = None
+    seeds: int = 1
+    datasets: int = 1
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def over_seeds(values: BySeed) -> Score | None:
+    return Score(statistics.fmean(values.values()), _sd(list(values.values())), len(values)) if values else None
+
+
+def harmonic(base: BySeed, novel: BySeed) -> Score | None:
+    """The harmonic mean of the two means, as published. Its deviation is that of the seeds' own harmonic means."""
+    if not base or not novel:
+        return None
+    both = sorted(base.keys() & novel.keys())
+    mean = harmonic_mean(statistics.fmean(base.values()), statistics.fmean(novel.values()))
+    return Score(mean, _sd([harmonic_mean(base[s], novel[s]) for s in both]), len(both) or 1)
+
+
+def average(parts: Sequence[BySeed]) -> Score | None:
+    """The mean of the data sets' means; its deviation is over the averages of the seeds that all of them have."""
+    parts = [part for part in parts if part]
+    if not parts:
+        return None
+    mean = statistics.fmean(statistics.fmean(part.values()) for part in parts)
+    means = averages_by_seed(parts)
+    return Score(mean, _sd(list(means.values())), min(len(part) for part in parts), len(parts))
+
+
+def averages_by_seed(parts: Sequence[BySeed]) -> dict[int, float]:
+    """Of the seeds that all data sets have, each one's average."""
+    if not parts:
+        return {}
+    common = sorted(set(parts[0]).intersection(*parts[1:]))
+    return {seed: statistics.fmean(part[seed] for part in parts) for seed in common}
+
+
+def average_harmonic(base: Sequence[BySeed], novel: Sequence[BySeed]) -> Score | None:
+    """The harmonic mean of the average base and the average novel accuracy (not the mean of harmonic means), over the
+    data sets that have both."""
+    pairs = [(b, n) for b, n in zip(base, novel, strict=True) if b and n]
+    bases, novels = average([b for b, _ in pairs]), average([n for _, n in pairs])
+    if bases is None or novels is None:
+        return None
+    by_seed = averages_by_seed([b for b, _ in pairs]), averages_by_seed([n for _, n in pairs])
+    means = [harmonic_mean(by_seed[0][s], by_seed[1][s]) for s in by_seed[0].keys() & by_seed[1].keys()]
+    return Score(harmonic_mean(bases.mean, novels.mean), _sd(means), min(bases.seeds, novels.seeds), len(pairs))
+
+
+def _sd(values: list[float]) -> float | None:
+    return statistics.pstdev(values) if len(values) > 1 else None
