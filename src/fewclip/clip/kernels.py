@@ -49,7 +49,7 @@ def _is_fast(x: Tensor, *frozen: Tensor) -> bool:
         and x.numel() > 0
         and all(t.dtype == torch.float32 for t in frozen)
         and not torch.is_autocast_enabled("cpu")
-        and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+        and not (torch.compiler.is_compiling() or torch.jit.is_tracing())  # type: ignore[attr-defined]
         and not (torch.is_grad_enabled() and any(t.requires_grad for t in frozen))
     )
 
