@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewclip.adapter import AdapterConfig, load_adapter, save_adapter
 from fewclip.checkpointing import Checkpoint
 from fewclip.classes import check_names, key, make_prompts
 from fewclip.clip.checkpoint import fingerprint
@@ -25,7 +24,8 @@ from fewclip.data.examples import DatasetExamples
 from fewclip.data.loader import TrainingBatches
 from fewclip.data.matching import match
 from fewclip.data.stream import pixel_batches
-from fewclip.errors import AdapterError, DataError, FewclipError, SettingsError
+from fewclip.errors import DataError, FewclipError, SettingsError
+from fewclip.keeping import keep, revive
 from fewclip.methods import find, make_settings
 from fewclip.processes import Processes
 from fewclip.progress import ProgressBar
@@ -76,9 +76,10 @@ class FewShotClassifier:
         self.device, self.verbose = device, verbose
         self.settings = settings
         self._encoded: tuple[Any, Any, Tensor] | None = None
-        self._split_settings()
+        self.split_settings()
 
-    def _split_settings(self) -> tuple[TrainSettings, Any]:
+    def split_settings(self) -> tuple[TrainSettings, Any]:
+        """The settings of training and those of the method."""
         names = {f.name for f in fields(TrainSettings)}
         training = TrainSettings(
             **(published_training(self.method) | {k: self.settings[k] for k in names & {*self.settings}})
@@ -102,7 +103,7 @@ class FewShotClassifier:
                 setattr(self, name, value)
             else:
                 self.settings[name] = value
-        self._split_settings()
+        self.split_settings()
         return self
 
     def __repr__(self) -> str:
@@ -130,7 +131,7 @@ class FewShotClassifier:
             PromptError: class names that make no prompts, or the same prompt.
             BackboneError, SettingsError, TrainingError, OutputError: as their names say.
         """
-        settings, own = self._split_settings()
+        settings, own = self.split_settings()
         kind = find(self.method)
         dataset = read_data(_paired(data, labels))
         if len(dataset.classes) < 2:
@@ -144,7 +145,7 @@ class FewShotClassifier:
         if self.shots is not None:
             dataset = dataset.few_shot(self.shots, settings.seed)
         processes = Processes(self.device)
-        self._load_backbone(processes.device)
+        self.load_backbone(processes.device)
         self.template_ = find_template(self.template or dataset.template or "photo")
         self.trained_classes_ = list(dataset.classes)
         self.added_classes_: list[str] = []
@@ -339,18 +340,7 @@ class FewShotClassifier:
             OutputError: the place can't be written to.
         """
         self._check_fitted()
-        config = AdapterConfig(
-            method=self.method,
-            settings=asdict(self.method_.settings),
-            backbone=self.clip_.name or "unnamed",
-            backbone_fingerprint=fingerprint(self.clip_),
-            classes=self.trained_classes_,
-            added_classes=self.added_classes_,
-            template=self.template_,
-            training=self.training_,
-            train_keys=self.train_keys_,
-        )
-        save_adapter(folder, config, dict(self.method_.state_dict()))
+        keep(self, folder)
 
     @classmethod
     def load(
@@ -362,47 +352,12 @@ class FewShotClassifier:
             AdapterError: no adapter, a damaged one, or one of another backbone.
             BackboneError: the backbone can't be loaded.
         """
-        config, tensors = load_adapter(folder)
-        training = {
-            k: v for k, v in config.training.get("settings", {}).items() if k in TrainSettings.__dataclass_fields__
-        }
-        known = {f.name for f in fields(find(config.method).Settings)}
-        own = {k: v for k, v in config.settings.items() if k in known}
-        self = cls(
-            config.method,
-            config.backbone if backbone is None else backbone,
-            shots=config.training.get("shots"),
-            template=config.template,
-            device=device,
-            **training,
-            **own,
-        )
-        self._load_backbone(Processes(device).device)
-        found = fingerprint(self.clip_)
-        if found != config.backbone_fingerprint:
-            raise AdapterError(
-                f"{folder} was made on the backbone {config.backbone} (fingerprint {config.backbone_fingerprint[:12]}), "
-                f"but {self.clip_.name or 'the one given'} is another (fingerprint {found[:12]}): load it with the "
-                "backbone that it was made on."
-            )
-        self.method_ = find(config.method)(self.clip_, self._split_settings()[1])
-        try:
-            self.method_.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise AdapterError(
-                f"The tensors in {folder} are not those of {config.method} on this backbone: {error}"
-            ) from error
-        self.method_.to(self.clip_.device).eval().requires_grad_(False)
-        self.template_ = config.template
-        self.trained_classes_, self.added_classes_ = config.classes, config.added_classes
-        self.training_, self.train_keys_ = config.training, config.train_keys
-        self.history_, self.seconds_ = config.training.get("history", []), config.training.get("seconds", 0.0)
-        self._forget()
-        return self
+        return revive(cls, folder, backbone, device)
 
     # Inside
 
-    def _load_backbone(self, device: torch.device) -> None:
+    def load_backbone(self, device: torch.device) -> None:
+        """`clip_`: the backbone, frozen, on a device."""
         clip = self.backbone if isinstance(self.backbone, CLIP) else CLIP.from_pretrained(self.backbone)
         if clip.preprocess is None:
             from fewclip.clip.preprocess import Preprocess

@@ -7,6 +7,7 @@ the others makes no difference, since attention there is full and the tokens hav
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
 class DeepPrompts(CosineMethod):
     """A subclass says what the tokens are."""
 
+    @abstractmethod
     def text_tokens(self) -> Float[Tensor, "depth n width"]:
-        raise NotImplementedError
+        """Those of each text layer from the first on."""
 
+    @abstractmethod
     def image_tokens(self) -> Float[Tensor, "depth n width"]:
-        raise NotImplementedError
+        """Those of each image layer from the first on."""
 
     def read(self, prompts: Prompts) -> Slots:
         return Slots(self.clip, prompts, self.text_tokens().shape[1])

@@ -1,0 +1,74 @@
+"""A fitted classifier as an adapter on disk, and back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from fewclip.adapter import AdapterConfig, load_adapter, save_adapter
+from fewclip.clip.checkpoint import fingerprint
+from fewclip.clip.model import CLIP
+from fewclip.errors import AdapterError
+from fewclip.methods import find
+from fewclip.processes import Processes
+from fewclip.training import TrainSettings
+
+if TYPE_CHECKING:
+    from fewclip.classifier import FewShotClassifier
+
+Kind = TypeVar("Kind", bound="FewShotClassifier")
+
+
+def keep(classifier: FewShotClassifier, folder: str | Path) -> None:
+    """Write its trained tensors, configuration and model card."""
+    config = AdapterConfig(
+        method=classifier.method,
+        settings=asdict(classifier.method_.settings),
+        backbone=classifier.clip_.name or "unnamed",
+        backbone_fingerprint=fingerprint(classifier.clip_),
+        classes=classifier.trained_classes_,
+        added_classes=classifier.added_classes_,
+        template=classifier.template_,
+        training=classifier.training_,
+        train_keys=classifier.train_keys_,
+    )
+    save_adapter(folder, config, dict(classifier.method_.state_dict()))
+
+
+def revive(kind: type[Kind], folder: str | Path, backbone: str | CLIP | None, device: str | None) -> Kind:
+    """The classifier that was kept in `folder`; settings of a newer version that this one doesn't know are left out."""
+    config, tensors = load_adapter(folder)
+    of_method = {f.name for f in fields(find(config.method).Settings)}
+    of_training = {f.name for f in fields(TrainSettings)}
+    classifier = kind(
+        config.method,
+        config.backbone if backbone is None else backbone,
+        shots=config.training.get("shots"),
+        template=config.template,
+        device=device,
+        **{k: v for k, v in config.training.get("settings", {}).items() if k in of_training},
+        **{k: v for k, v in config.settings.items() if k in of_method},
+    )
+    classifier.load_backbone(Processes(device).device)
+    found = fingerprint(classifier.clip_)
+    if found != config.backbone_fingerprint:
+        raise AdapterError(
+            f"{folder} was made on the backbone {config.backbone} (fingerprint {config.backbone_fingerprint[:12]}), but "
+            f"{classifier.clip_.name or 'the one given'} is another (fingerprint {found[:12]}): load it with the backbone "
+            "that it was made on."
+        )
+    method = find(config.method)(classifier.clip_, classifier.split_settings()[1])
+    try:
+        method.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise AdapterError(
+            f"The tensors in {folder} are not those of {config.method} on this backbone: {error}"
+        ) from error
+    classifier.method_ = method.to(classifier.clip_.device).eval().requires_grad_(False)
+    classifier.template_ = config.template
+    classifier.trained_classes_, classifier.added_classes_ = config.classes, config.added_classes
+    classifier.training_, classifier.train_keys_ = config.training, config.train_keys
+    classifier.history_ = config.training.get("history", [])
+    classifier.seconds_ = config.training.get("seconds", 0.0)
+    return classifier
