@@ -64,6 +64,8 @@ def test_of_other_published_settings(vit_b16: CLIP) -> None:
         ("provp", {"prompts": 50}, 460_800),
         ("metaprompt", {"text_prompts": 4, "image_prompts": 4}, 61_440),
         ("mma", {"first_layer": 9}, 337_280),
+        ("mma", {"first_layer": -4}, 337_280),
+        ("mma", {"first_layer": -40}, 12 * 84_320),
         ("rpo", {"prompts": 4}, 5_120),
         ("clip-lora", {"towers": "text"}, 73_728),
         ("clip-lora", {"towers": "image"}, 110_592),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -158,14 +159,49 @@ def test_a_failed_run_is_a_row_with_its_error(photos: Path, backbone_file: Path,
     assert (row["method"], row["source"], row["shots"]) == ("mmrl", str(photos), 9)
 
 
+QUICK: dict[str, dict[str, Any]] = {
+    "proda": {"pool": 4, "prompt_batch": 2, "context_tokens": 4},
+    "prograd": {"context_tokens": 8},
+    "plot": {"views": 2},
+    "rpo": {"prompts": 2},
+    "provp": {"prompts": 2},
+}
+"""Smaller than published, to be quick and to fit the tiny CLIP's 32 tokens."""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_through_the_protocols(
+    method: str, photos: Path, backbone_file: Path, tmp_path: Path
+) -> None:
+    sweep = Sweep(
+        protocols=("few-shot", "base-to-novel", "open"),
+        methods=("all",),
+        datasets=(str(photos),),
+        shots=(2,),
+        seeds=(1,),
+        settings={"epochs": 1, "batch_size": 4, "rep_dim": 8} | QUICK.get(method, {}),
+        backbone=str(backbone_file),
+    )
+    runs = [run for run in sweep.runs() if run.method == method]
+    assert len(runs) == (3 if METHODS[method].new_classes else 1)
+    for run in runs:
+        rows = rows_of(run, tmp_path)
+        assert [row["error"] for row in rows] == [None] * (1 if run.protocol == "few-shot" else 2)
+        assert all(set(row) == set(FIELDS) and row["status"] == "done" for row in rows)
+        assert all(0 <= row["accuracy"] <= 100 and row["calibration_error"] >= 0 for row in rows)
+        assert json.loads(json.dumps(rows)) == json.loads(json.dumps(rows, allow_nan=False))
+        assert (rows[0]["parameters"] > 0) == (method not in ("zero-shot", "tip-adapter"))
+
+
 # Presets
 
 
 def test_fair_is_the_same_for_every_data_set() -> None:
     for method in TABLE:
-        for protocol in PROTOCOLS:
-            assert len({str(settings_for("fair", protocol, method, d)) for d in LEARNT}) == 1
-            assert settings_by_target("fair", protocol, method, "eurosat") == {}
+        for protocol in PROTOCOLS.values():
+            for shots in protocol.shots:
+                assert len({str(settings_for("fair", protocol.name, method, d, shots)) for d in LEARNT}) == 1
+            assert settings_by_target("fair", protocol.name, method, "eurosat") == {}
     assert settings_for("fair", "few-shot", "mmrlpp", "dtd") == {"batch_size": 32, "epochs": 100, "lr": 2e-3}
 
 
@@ -194,6 +230,61 @@ def test_paper_settings(protocol: str, method: str, source: str, expected: dict[
     assert settings_for("paper", protocol, method, source) == expected
 
 
+PUBLISHED: list[tuple[str, str, str, int, dict[str, Any]]] = [
+    ("zero-shot", "few-shot", "dtd", 16, {"ensemble": False}),
+    ("linear-probe", "few-shot", "dtd", 16, {"rounds": 8, "max_iter": 1000}),
+    ("clip-adapter", "few-shot", "imagenet", 16, {"ratio": 0.2, "lr": 2e-3, "epochs": 50, "batch_size": 32}),
+    ("tip-adapter", "few-shot", "oxford_flowers", 16, {"alpha": 10.0, "beta_scale": 50.0, "alpha_scale": 50.0}),
+    ("tip-adapter", "few-shot", "imagenet", 16, {"alpha": 1.17, "beta": 1.0, "ensemble": True}),
+    ("tip-adapter-f", "few-shot", "eurosat", 16, {"epochs": 100, "eps": 1e-4, "batch_size": 256, "alpha": 2.0}),
+    ("tip-adapter-f", "few-shot", "dtd", 16, {"epochs": 20, "alpha_scale": 13.0}),
+    ("coop", "base-to-novel", "dtd", 16, {"epochs": 200, "context_tokens": 4, "words": "a photo of a"}),
+    ("coop", "few-shot", "dtd", 4, {"epochs": 100, "context_tokens": 16, "words": ""}),
+    ("coop", "few-shot", "imagenet", 16, {"epochs": 50}),
+    ("coop", "cross-dataset", "imagenet", 16, {"epochs": 50, "context_tokens": 4}),
+    ("cocoop", "cross-dataset", "imagenet", 16, {"epochs": 10, "batch_size": 1, "lr": 2e-3}),
+    ("kgcoop", "few-shot", "imagenet", 4, {"epochs": 100, "batch_size": 128, "kg_weight": 8.0}),
+    ("prograd", "few-shot", "eurosat", 8, {"epochs": 200, "strength": 0.8}),
+    ("prograd", "few-shot", "eurosat", 1, {"epochs": 50, "strength": 1.0}),
+    ("prograd", "base-to-novel", "imagenet", 16, {"epochs": 50, "context_tokens": 16}),
+    ("proda", "base-to-novel", "dtd", 16, {"pool": 32, "prompt_batch": 4, "context_tokens": 16}),
+    ("plot", "few-shot", "dtd", 2, {"epochs": 100, "views": 4, "image_prompts": 2}),
+    ("plot", "few-shot", "ucf101", 16, {"epochs": 200, "context_tokens": 6}),
+    ("tcp", "base-to-novel", "sun397", 16, {"epochs": 25, "eps": 1e-3, "optimizer": "adam"}),
+    ("provp", "few-shot", "dtd", 1, {"prompts": 50, "weight_decay": 1e-3, "epochs": 50}),
+    ("provp", "few-shot", "dtd", 16, {"prompts": 50, "weight_decay": 5e-4, "epochs": 200, "lr": 0.1}),
+    ("provp", "base-to-novel", "imagenet", 16, {"prompts": 16, "weight_decay": 5e-3, "epochs": 100, "lr": 5.0}),
+    ("rpo", "domain-generalization", "imagenet", 16, {"prompts": 24, "lr": 5e-3, "epochs": 15}),
+    ("rpo", "base-to-novel", "dtd", 4, {"prompts": 4, "lr": 0.01}),
+    ("maple", "cross-dataset", "imagenet", 16, {"depth": 3, "lr": 2.6e-3, "epochs": 2, "batch_size": 4}),
+    ("maple", "base-to-novel", "imagenet", 16, {"depth": 9, "lr": 3.5e-3, "epochs": 5}),
+    ("promptsrc", "few-shot", "food101", 16, {"average_mean": 30.0, "average_std": 30.0, "epochs": 50}),
+    ("promptsrc", "few-shot", "dtd", 16, {"average_mean": 45.0, "average_std": 5.0, "text_depth": 9}),
+    ("promptsrc", "cross-dataset", "imagenet", 16, {"average_mean": 6.0, "image_depth": 3, "epochs": 20}),
+    ("metaprompt", "base-to-novel", "imagenet", 16, {"ensemble": True, "lr": 1.5e-3, "epochs": 8, "batch_size": 16}),
+    ("mma", "base-to-novel", "imagenet", 16, {"batch_size": 128, "epochs": 5, "scale": 0.001, "warmup_epochs": 0}),
+    ("mma", "cross-dataset", "imagenet", 16, {"first_layer": -4, "epochs": 1}),
+    ("clip-lora", "few-shot", "dtd", 1, {"steps_per_shot": 500, "epochs": 0, "lr": 2e-4, "rank": 2}),
+    ("mmrl", "few-shot", "dtd", 1, {"epochs": 50, "batch_size": 32}),
+    ("mmrlpp", "few-shot", "dtd", 1, {"epochs": 100, "lr": 2e-3}),
+]
+"""As the methods' published configurations say; whether a preset or the method's own default says it here is the same."""
+
+
+@pytest.mark.parametrize(("method", "protocol", "source", "shots", "expected"), PUBLISHED)
+def test_published_settings(method: str, protocol: str, source: str, shots: int, expected: dict[str, Any]) -> None:
+    (run,) = plan(
+        protocols=(protocol,), methods=(method,), datasets=(source,), shots=(shots,), seeds=(1,), preset="paper"
+    )
+    training = FewShotClassifier(method, **run.settings).split_settings()
+    used = asdict(training[0]) | asdict(training[1])
+    assert {name: used[name] for name in expected} == expected
+
+
+def test_every_method_has_a_published_setting_tested() -> None:
+    assert {method for method, *_ in PUBLISHED} == set(METHODS)
+
+
 def test_every_preset_is_a_setting_of_its_method() -> None:
     known = {f.name for f in fields(TrainSettings)}
     for method, presets in TABLE.items():
@@ -201,7 +292,9 @@ def test_every_preset_is_a_setting_of_its_method() -> None:
         for settings in [rule.settings for rule in presets.rules] + list(presets.by_target.values()):
             make_settings(method, {k: v for k, v in settings.items() if k not in known})
         for rule in presets.rules:
+            assert rule.settings
             assert set(rule.protocols) <= set(PROTOCOLS)
+            assert set(rule.shots) <= {1, 2, 4, 8, 16}
             assert {find_benchmark(d).key for d in rule.datasets} == set(rule.datasets)
 
 
@@ -242,6 +335,19 @@ def test_what_a_protocol_is_run_on() -> None:
     assert set(run.targets) == set(LEARNT) - {"imagenet"}
     assert run.target_settings["food101"] == {"beta": 0.3}
     assert run.settings["reg_weight"] == 0.1
+
+
+def test_a_context_for_each_class_is_not_asked_for_new_ones() -> None:
+    own: dict[str, Any] = {"datasets": ("dtd",), "seeds": (1,), "settings": {"class_specific": True}}
+    assert {"coop", "kgcoop", "prograd"}.isdisjoint({run.method for run in plan(methods=("all",), **own)})
+    assert "coop" in {run.method for run in plan(protocols=("few-shot",), methods=("all",), **own)}
+    with pytest.raises(SettingsError, match="coop says nothing of classes"):
+        plan(methods=("coop",), **own)
+
+
+def test_settings_follow_the_shots() -> None:
+    runs = plan(protocols=("few-shot",), methods=("coop",), datasets=("dtd",), seeds=(1,))
+    assert [run.settings["epochs"] for run in runs] == [50, 100, 100, 200, 200]
 
 
 def test_settings_go_to_the_methods_that_have_them() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from fewclip.ablations import variants
 from fewclip.data.benchmarks import named
 from fewclip.errors import OutputError, SettingsError
-from fewclip.methods import METHODS, find
+from fewclip.methods import METHODS, find, make_settings
 from fewclip.presets import settings_by_target, settings_for
 from fewclip.protocols import find_protocol
 from fewclip.rows import ROWS, Row, append_rows, finished_runs, read_rows
@@ -57,17 +57,17 @@ class Sweep:
             for dataset in map(_key, self.datasets or protocol.sources):
                 targets = tuple(t for t in map(_key, self.targets or protocol.targets) if t != dataset)
                 for method in methods:
-                    if protocol.new_classes and not find(method).new_classes:
+                    if protocol.new_classes and not self._answers_new(method):
                         if self.methods == ("all",):
                             continue
                         raise SettingsError(
                             f"{method} says nothing of classes that it was not trained on, which {protocol.name} asks "
                             "for: leave it out, or use few-shot."
                         )
-                    preset = settings_for(self.preset, protocol.name, method, dataset)
                     by_target = {t: settings_by_target(self.preset, protocol.name, method, t) for t in targets}
                     for variant, varied in self._variants(method).items():
                         for shots in self.shots or protocol.shots:
+                            preset = settings_for(self.preset, protocol.name, method, dataset, shots)
                             for seed in self.seeds:
                                 yield Run(
                                     protocol=protocol.name,
@@ -84,6 +84,11 @@ class Sweep:
                                     ablation=self.ablation,
                                     variant=variant,
                                 )
+
+    def _answers_new(self, method: str) -> bool:
+        """Whether it knows classes that it was not trained on, under the settings of this sweep."""
+        own = {k: v for k, v in self.settings.items() if k in _fields(find(method).Settings)}
+        return find(method).answers_new_with(make_settings(method, own))
 
     def _variants(self, method: str) -> dict[str | None, dict[str, Any]]:
         if self.ablation is None:

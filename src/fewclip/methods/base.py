@@ -147,10 +147,15 @@ class Method(nn.Module, ABC):
         """CLIP's own logit scale, exp of its parameter."""
         return self.clip.logit_scale.exp()
 
+    @classmethod
+    def answers_new_with(cls, settings: Any) -> bool:
+        """Whether it can score, under these settings, classes that it was not trained on."""
+        return bool(cls.new_classes)
+
     @property
     def answers_new(self) -> bool:
         """Whether it can score classes that it was not trained on."""
-        return bool(self.new_classes)
+        return self.answers_new_with(self.settings)
 
     def parameter_count(self) -> int:
         """How many numbers are trained."""

@@ -60,9 +60,9 @@ class CoOp(CosineMethod):
             raise SettingsError(f"context_tokens is {self.settings.context_tokens}, but it must be at least 1.")
         self.context = normal(self.settings.context_tokens, clip.config.text_width)  # (M, d), CSC: (C, M, d)
 
-    @property
-    def answers_new(self) -> bool:
-        return not self.settings.class_specific
+    @classmethod
+    def answers_new_with(cls, settings: CoOpSettings) -> bool:
+        return not settings.class_specific
 
     def sentences(self, template: str) -> tuple[str, tuple[str, ...]]:
         words = "" if self.settings.class_specific else self.settings.words

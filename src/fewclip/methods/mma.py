@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class MMASettings:
     first_layer: int | None = None
-    """First layer with an adapter, counted from 1. By default behind a third of the tower (5 of 12)."""
+    """First layer with an adapter, counted from 1, or from the end if negative: -4 is 9 of 12, or the first where a tower
+    has fewer. By default behind a third of the tower (5 of 12)."""
     last_layer: int | None = None
     """Last layer with an adapter. By default the tower's last."""
     bottleneck: int = 32
@@ -63,6 +64,8 @@ class MMA(CosineMethod):
         s, config = self.settings, clip.config
         depth = min(config.text_layers, config.vision_layers)
         first, last = s.first_layer or depth // 3 + 1, s.last_layer or depth
+        if first < 0:
+            first = max(1, depth + 1 + first)
         if not 1 <= first <= last <= depth:
             raise SettingsError(
                 f"Adapters from layer {first} to {last} were asked for, but this backbone has layers 1 to {depth}."

@@ -62,9 +62,10 @@ class TipAdapter(Method):
         s = self.settings
         if min(s.passes, s.alpha_steps, s.beta_steps) < 1:
             raise SettingsError("passes, alpha_steps and beta_steps must be at least 1.")
-        self.keys = nn.Parameter(torch.empty(0, clip.config.embed_dim), requires_grad=False)  # K (N, d)
+        self.register_buffer("keys", torch.empty(0, clip.config.embed_dim))  # K (N, d)
         self.register_buffer("labels", torch.empty(0, dtype=torch.long))  # V (N,) as class indices
         self.register_buffer("found", torch.full((2,), torch.nan, dtype=torch.float64))  # β, α of the search
+        self.keys: Tensor
         self.labels: Tensor
         self.found: Tensor
         self._val: tuple[Tensor, Tensor] | None = None
@@ -161,7 +162,7 @@ class TipAdapterF(TipAdapter):
 
     def __init__(self, clip: CLIP, settings: TipAdapterSettings | None = None) -> None:
         super().__init__(clip, settings)
-        self.keys.requires_grad_(True)
+        self.keys = nn.Parameter(self.keys)
 
     def end_epoch(self, epoch: int, epochs: int) -> None:
         if epoch == epochs:
