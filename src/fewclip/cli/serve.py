@@ -48,7 +48,8 @@ def serve(arguments: list[str]) -> int:
     ) -> tuple[Serve, Limits, Batching]:
         return serve, limits, batching
 
-    parse.__annotations__ |= {
+    parse.__annotations__ |= {  # the names are known here alone
+        "return": tuple,
         "limits": Annotated[Limits, tyro.conf.arg(name="")],
         "batching": Annotated[Batching, tyro.conf.arg(name="")],
     }

@@ -19,7 +19,7 @@ from starlette.requests import Request
 
 from fewclip.classes import key
 from fewclip.classifier import FewShotClassifier
-from fewclip.errors import FewclipError
+from fewclip.errors import FewclipError, SettingsError
 from fewclip.serve import requests as r
 from fewclip.serve.batching import Batcher
 from fewclip.serve.guard import Guard
@@ -42,6 +42,13 @@ class Batching:
     """How long the model waits for images that are still being decoded."""
     decoders: int = 2
     """Threads that decode images."""
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.decoders < 1 or not 0 <= self.wait_ms <= 1000:
+            raise SettingsError(
+                f"batch is {self.batch}, decoders {self.decoders}, wait_ms {self.wait_ms:g}; expected at least 1, at least 1, "
+                "and 0 to 1000."
+            )
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

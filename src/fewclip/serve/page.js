@@ -65,7 +65,8 @@ async function predict() {
   if (!image) return;
   const mine = ++turn, form = new FormData();
   form.append("images", image, image.name || "pasted image");
-  form.append("top", String(SHOWN));
+  const count = known.length + fresh.length;
+  form.append("top", String(fresh.length ? count : SHOWN));
   if (fresh.length) for (const name of [...known.map((k) => k.name), ...fresh]) form.append("classes", name);
   $("answer").classList.add("waiting");
   $("error").textContent = "";
@@ -73,8 +74,8 @@ async function predict() {
   try {
     const { predictions: [found] } = await ask("predict", { method: "POST", body: form });
     if (mine !== turn) return; // another image came meanwhile
-    $("answer").replaceChildren(...found.classes.map(bar));
-    const count = known.length + fresh.length;
+    const shown = found.classes.map((c, place) => ({ ...c, place })).filter((c) => c.place < SHOWN || c.kind === "new");
+    $("answer").replaceChildren(...shown.map(bar));
     $("seconds").textContent = `Among ${count} classes, in ${Math.round(performance.now() - started)} ms.`;
   } catch (error) {
     if (mine !== turn) return;
@@ -86,12 +87,12 @@ async function predict() {
   $("answer").classList.remove("waiting");
 }
 
-function bar({ name, probability, kind }) {
+function bar({ name, probability, kind, place }) {
   const line = make("div", undefined, "line"), track = make("div", undefined, "bar"), fill = make("i", undefined, kind);
   const percent = 100 * probability;
   fill.style.width = `${percent}%`;
   track.append(fill);
-  line.append(make("span", name, "name"), make("span", kind, "kind"), make("span", `${percent.toFixed(1)} %`, "share"));
+  line.append(make("span", name, "name"), make("span", place < SHOWN ? kind : `${kind}, number ${place + 1}`, "kind"), make("span", `${percent.toFixed(1)} %`, "share"));
   const item = make("li");
   item.append(line, track);
   return item;

@@ -24,6 +24,8 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         SettingsError: the address can't be had.
     """
+    if not 0 <= port <= 65535:
+        raise SettingsError(f"Can't serve on port {port}: choose another --host or --port, up to 65535.")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)
