@@ -9,22 +9,25 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-for module in ("fastapi", "uvicorn", "python_multipart"):
-    pytest.importorskip(module, reason="the extra serve is not installed")
+pytest.importorskip("fastapi", reason="the extra serve is not installed")
+pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+pytest.importorskip("python_multipart", reason="the extra serve is not installed")
 from conftest import COLOURS, picture
 from fastapi.testclient import TestClient
 from serving import SECRET, base64_of, encoded, fitted, png
 
 from fewclip import FewShotClassifier
 from fewclip.clip.model import CLIP
-from fewclip.serve.app import Batching, create_app
+from fewclip.serve.app import create_app
 from fewclip.serve.limits import Limits
+from fewclip.serve.server import Batching
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,9 @@ def classifier(trained: FewShotClassifier) -> FewShotClassifier:
 
 @pytest.fixture
 def client(classifier: FewShotClassifier) -> Iterator[TestClient]:
-    limits = Limits(max_images=4, max_bytes=300_000, max_body=1_000_000, max_pixels=10_000, max_new_classes=5, max_classes=10)
+    limits = Limits(
+        max_images=4, max_bytes=300_000, max_body=1_000_000, max_pixels=10_000, max_new_classes=5, max_classes=10
+    )
     with TestClient(create_app(classifier, limits=limits)) as client:
         yield client
 
@@ -239,7 +244,7 @@ def test_the_token(classifier: FewShotClassifier) -> None:
             assert client.get(path).status_code == 200
         for header in ("", "Bearer", f"Bearer {SECRET}x", f"Basic {SECRET}", SECRET, "Bearer \u00fc"):
             for method, path in (("POST", "/predict"), ("GET", "/classes"), ("POST", "/classes"), ("GET", "/metrics")):
-                answer = client.request(method, path, headers={"authorization": header.encode()})
+                answer = client.request(method, path, headers={b"authorization": header.encode()})
                 assert answer.status_code == 401
                 assert answer.headers["www-authenticate"] == "Bearer"
         assert client.get("/classes", headers={"authorization": f"Bearer {SECRET}"}).status_code == 200
@@ -256,7 +261,7 @@ def test_many_clients_lose_nothing(classifier: FewShotClassifier) -> None:
     expected = [[classifier.predict_proba(image, q)[0] for q in questions] for image in images]
     app = create_app(classifier, batching=Batching(batch=8))
 
-    def ask(number: int) -> float:
+    def ask(client: TestClient, number: int) -> float:
         image, q = number % len(images), (number // 5) % 3
         data = {"images": [base64_of(images[image])], "top": 10}
         answer = client.post("/predict", json=data if questions[q] is None else data | {"classes": questions[q]})
@@ -264,7 +269,7 @@ def test_many_clients_lose_nothing(classifier: FewShotClassifier) -> None:
         return float(np.abs(found - expected[image][q]).max())
 
     with TestClient(app) as client, ThreadPoolExecutor(16) as pool:
-        assert max(pool.map(ask, range(160))) < 1e-5
+        assert max(pool.map(partial(ask, client), range(160))) < 1e-5
         metrics = app.state.server.metrics
     assert metrics.images.value() == 160
     assert app.state.server.batcher.held == 0
@@ -295,7 +300,13 @@ def test_a_full_queue_says_come_back(classifier: FewShotClassifier, monkeypatch:
 def test_too_many_requests_say_come_back(classifier: FewShotClassifier, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, go_on = threading.Event(), threading.Event()
     inner = classifier.method_.scores
-    monkeypatch.setattr(classifier.method_, "scores", lambda *a: (begun.set(), go_on.wait(20), inner(*a))[2])
+
+    def slow(*arguments: Any) -> Any:
+        begun.set()
+        assert go_on.wait(20)
+        return inner(*arguments)
+
+    monkeypatch.setattr(classifier.method_, "scores", slow)
     with TestClient(create_app(classifier, limits=Limits(max_requests=1))) as client, ThreadPoolExecutor(2) as pool:
         waiting = pool.submit(client.post, "/predict", files=files(png()))
         assert begun.wait(20)

@@ -38,8 +38,8 @@ def serve(arguments: list[str]) -> int:
         if {"-h", "--help"} & set(arguments):
             tyro.cli(Serve, prog="fewclip serve", description=serve.__doc__, args=arguments)
         raise SettingsError(f"Serving needs {missing[0].replace('_', '-')}: pip install 'fewclip[serve]'.")
-    from fewclip.serve.app import Batching
     from fewclip.serve.limits import Limits
+    from fewclip.serve.server import Batching
 
     def parse(
         serve: Annotated[Serve, tyro.conf.arg(name="")],
@@ -60,10 +60,11 @@ def serve(arguments: list[str]) -> int:
 def start(options: Serve, limits: object, batching: object) -> int:
     """Load the adapter, then answer until a signal says stop."""
     from fewclip.classifier import FewShotClassifier
-    from fewclip.serve.app import Batching, create_app
+    from fewclip.serve.app import create_app
     from fewclip.serve.guard import VARIABLE, find_token
     from fewclip.serve.limits import Limits
     from fewclip.serve.run import is_local, listen, run, url
+    from fewclip.serve.server import Batching
 
     assert isinstance(limits, Limits)
     assert isinstance(batching, Batching)
@@ -84,6 +85,11 @@ def start(options: Serve, limits: object, batching: object) -> int:
             flush=True,
         )
 
-    run(create_app(classifier, limits=limits, batching=batching, token=token), bound, head_seconds=limits.read_seconds, ready=ready)
+    run(
+        create_app(classifier, limits=limits, batching=batching, token=token),
+        bound,
+        head_seconds=limits.read_seconds,
+        ready=ready,
+    )
     print("Stopped.")
     return 0

@@ -7,7 +7,7 @@ white, and leaves photos lying on their side; here they are composed onto white,
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,9 +25,7 @@ Source: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of decompression bombs
 
 
-def read_image(
-    source: Source, *, max_pixels: int = MAX_PIXELS, formats: Sequence[str] | None = None
-) -> Image.Image:
+def read_image(source: Source, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = None) -> Image.Image:
     """An RGB image from a path, the bytes of a file, a PIL image, an array or a tensor.
 
     Arrays are (H, W) or (H, W, 1|3|4), tensors (1|3|4, H, W); uint8, floats in [0, 1], or (arrays) uint16.
@@ -66,13 +64,15 @@ def _guard(what: str, read: Callable[[], Image.Image]) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{what} is refused as a decompression bomb ({error}): make it smaller.") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{what} can't be read (not an image): it is damaged, truncated or of no known format.") from error
+        raise DataError(
+            f"{what} can't be read (not an image): it is damaged, truncated or of no known format."
+        ) from error
     except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
         reason = str(error).split("\n")[0] or type(error).__name__
         raise DataError(f"{what} can't be read ({reason}): it is damaged, truncated or of no known format.") from error
 
 
-def _decode(file: Path | BytesIO, max_pixels: int, formats: Sequence[str] | None) -> Image.Image:
+def _decode(file: Path | BytesIO, max_pixels: int, formats: tuple[str, ...] | None) -> Image.Image:
     with Image.open(file, formats=formats) as image:
         if image.width * image.height > max_pixels:
             raise DataError(

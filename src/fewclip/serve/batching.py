@@ -84,7 +84,9 @@ class Batcher:
         """
         with self._lock:
             if self._held + count > self._room:
-                raise busy(f"{self._held} images are waiting, which is as many as fit: try again.", self._held * self._rate)
+                raise busy(
+                    f"{self._held} images are waiting, which is as many as fit: try again.", self._held * self._rate
+                )
             self._held += count
             self._coming += count
         places = Places(self, count)

@@ -121,7 +121,9 @@ def _bounded(receive: Receive, limits: Limits) -> Receive:
             message = await asyncio.wait_for(receive(), max(0.0, until - time.monotonic()))
         except (TimeoutError, asyncio.TimeoutError):
             raise Refused(
-                408, f"The request did not arrive within {limits.read_seconds:g} seconds.", headers={"Connection": "close"}
+                408,
+                f"The request did not arrive within {limits.read_seconds:g} seconds.",
+                headers={"Connection": "close"},
             ) from None
         complete = message["type"] != "http.request" or not message.get("more_body", False)
         total += len(message.get("body", b""))

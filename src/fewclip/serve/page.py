@@ -34,7 +34,8 @@ def docs(document: dict[str, Any]) -> str:
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>fewclip: interface</title><link rel="stylesheet" href="page.css"></head>
 <body class="docs"><header><p class="kicker"><a href="./">fewclip</a></p><h1>Interface</h1>
-<p class="deck">{escape(document["info"].get("description", ""))} The same as a document: <a href="openapi.json">openapi.json</a>.</p></header>
+<p class="deck">{escape(document["info"].get("description", ""))} The same as a document:
+<a href="openapi.json">openapi.json</a>.</p></header>
 <main>{"".join(parts)}<section><h2>What is sent and answered</h2>{schemas}</section></main></body></html>"""
 
 

@@ -113,7 +113,9 @@ async def read_predict(request: Request, limits: Limits) -> Asked:
     elif kind == "application/json":
         body = await read_json(request, PredictJSON)
         _check_count(len(body.images), limits)
-        images = [(None, _from_base64(text, place)) for place, text in enumerate(body.images)]
+        images: list[tuple[str | None, bytes]] = [
+            (None, _from_base64(text, place)) for place, text in enumerate(body.images)
+        ]
         asked = Asked(images=images, classes=None if body.classes is None else tuple(body.classes), top=body.top)
     else:
         raise Refused(415, "Send images as multipart/form-data (field images) or as base64 in application/json.")
@@ -144,9 +146,7 @@ async def read_json(request: Request, body: type[Body]) -> Body:
 
 async def _read_form(request: Request, limits: Limits) -> Asked:
     longest = limits.max_classes + limits.max_new_classes + 1
-    async with request.form(
-        max_files=limits.max_images, max_fields=longest, max_part_size=4 * LONGEST + 16
-    ) as form:
+    async with request.form(max_files=limits.max_images, max_fields=longest, max_part_size=4 * LONGEST + 16) as form:
         unknown = set(form) - {"images", "classes", "top"}
         if unknown:
             raise Refused(422, f"The form has the field {sorted(unknown)[0][:40]!r}; expected images, classes, top.")

@@ -38,7 +38,9 @@ def listen(host: str, port: int) -> socket.socket:
             raise
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise SettingsError(f"Can't serve on {host}, port {port} ({reason}): choose another --host or --port.") from error
+        raise SettingsError(
+            f"Can't serve on {host}, port {port} ({reason}): choose another --host or --port."
+        ) from error
     return bound
 
 
