@@ -74,6 +74,13 @@ class Client(threading.Thread):
     def __init__(
         self, number: int, address: str, until: float, bodies: list[bytes], expected: Any, names: list[str]
     ) -> None:
+        super().__init__(daemon=True)
+        self.number, self.address, self.bodies = number, address, bodies
+        self.expected, self.names, self.until = expected, names, until
+        self.times: list[float] = []
+        self.wrong = self.lost = self.busy = 0
+
+    def run(self) -> None:
         connection = http.client.HTTPConnection(self.address, timeout=120)
         turn = 7 * self.number
         while time.monotonic() < self.until:
