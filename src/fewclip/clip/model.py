@@ -214,7 +214,7 @@ class ImageTower(nn.Module):
     def embed(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens width"]:
         """Class token and patches as they enter layer 1."""
         patches = self.conv1(images).flatten(2).transpose(1, 2)
-        start = self.class_embedding.expand(len(patches), 1, -1)
+        start = self.class_embedding.expand(patches.shape[0], 1, -1)  # len() would fix an exported batch
         return self.ln_pre(torch.cat([start, patches], dim=1) + self.positional_embedding)
 
     @torch.no_grad()
