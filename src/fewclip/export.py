@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import patch
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewclip.classes import key
@@ -30,6 +32,7 @@ from fewclip.version import __version__
 
 OPSET = 18
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
+ATTENTION = F.scaled_dot_product_attention
 TOLERANCE = {"fp32": 1e-4, "fp16": 5e-2}
 """How far probabilities may be from those of torch."""
 
@@ -156,6 +159,20 @@ def export(
     return Exported([*files, place], error)
 
 
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, is_causal: bool = False
+) -> Tensor:
+    """`F.scaled_dot_product_attention` for any number of dimensions; the exporter knows four alone."""
+    if q.ndim == 4:
+        return ATTENTION(q, k, v, attn_mask=attn_mask, is_causal=is_causal)
+    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+    if is_causal:
+        attn_mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -torch.inf)
+    return scores.softmax(dim=-1) @ v
+
+
 def _is_matrix(encoded: Any, classes: int) -> bool:
     return isinstance(encoded, Tensor) and encoded.ndim == 2 and len(encoded) == classes
 
@@ -175,7 +192,7 @@ def _graph(
     level = quiet.level
     quiet.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), patch.object(F, "scaled_dot_product_attention", attention):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module, tuple(inputs.values()), dynamo=True, dynamic_shapes=dict(shapes), input_names=list(inputs),
@@ -191,7 +208,10 @@ def _graph(
                 model = convert_float_to_float16(model, keep_io_types=True)
         return bytes(model.SerializeToString())
     except Exception as error:  # torch raises whatever its tracing led to
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+        first: BaseException = error
+        while first.__cause__ is not None:
+            first = first.__cause__
+        reason = (str(first).strip() or type(first).__name__).split("\n")[0]
         raise ExportError(
             f"{method} can't be exported: what it computes makes no ONNX graph ({reason[:200]})."
         ) from error

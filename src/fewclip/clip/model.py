@@ -129,7 +129,7 @@ class Attention(nn.Module):
 
 def pick(suffix: Float[Tensor, "*copies C S width"], eot: Int[Tensor, " C"]) -> Float[Tensor, "*copies C 1 width"]:
     """Of each class's suffix the token at `eot`."""
-    return torch.take_along_dim(suffix, eot[:, None, None].expand(*suffix.shape[:-3], -1, 1, 1), dim=-2)
+    return suffix.gather(-2, eot[:, None, None].expand(*suffix.shape[:-2], 1, suffix.shape[-1]))
 
 
 class QuickGELU(nn.Module):
