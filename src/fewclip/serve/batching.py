@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import Any
@@ -154,14 +155,19 @@ class Batcher:
         for job in batch:
             groups.setdefault(job.among, []).append(job)
         for among, jobs in groups.items():
-            started = time.monotonic()
-            pixels = [job.pixels for job in jobs]
-            self._answer([job.answer for job in jobs], lambda p=pixels, a=among: self._run(p, a))  # type: ignore[misc]
+            self._answer([job.answer for job in jobs], partial(self._measured, [job.pixels for job in jobs], among))
+
+    def _measured(self, pixels: list[Any], among: Any) -> Sequence[Any]:
+        """One run of the model; counted before anybody is answered, so that what was answered has been counted."""
+        started = time.monotonic()
+        try:
+            return self._run(pixels, among)
+        finally:
             seconds = time.monotonic() - started
-            self._rate += 0.2 * (seconds / len(jobs) - self._rate)
+            self._rate += 0.2 * (seconds / len(pixels) - self._rate)
             self._metrics.model_seconds.observe(seconds)
-            self._metrics.batch.observe(len(jobs))
-            self._metrics.images.add(len(jobs))
+            self._metrics.batch.observe(len(pixels))
+            self._metrics.images.add(len(pixels))
 
     @staticmethod
     def _answer(futures: Sequence[Future[Any]], do: Callable[[], Sequence[Any]]) -> None:
