@@ -603,7 +603,7 @@ class TipAdapterCase(Case):
         ours = {
             "image_features": f,
             "affinity": f @ method.keys.T,
-            "cache_logits": method.votes(f, len(text), s.beta),
+            "cache_logits": method.votes(f, torch.arange(len(text)), s.beta),
             "logits": self.score(self.prompts),
             "logits_zero_shot": 100 * f @ text.T,
             "logits_zero_shot_val": 100 * val @ text.T,

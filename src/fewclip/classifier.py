@@ -286,6 +286,15 @@ class FewShotClassifier:
             rows.append(self.method_.scores(pixels.to(self.clip_.device), encoded, seen).float().cpu())
         return torch.cat(rows) if rows else torch.empty(0, len(names))
 
+    @torch.no_grad()
+    def candidates(self, classes: Sequence[str] | None = None) -> tuple[Any, Tensor]:
+        """What `method_.scores` takes besides pixels: the method's view of the classes, and which of them were trained.
+
+        For those that run the method themselves, such as a server. By default all of `classes_`.
+        """
+        self._check_fitted()
+        return self._encode(self.classes_ if classes is None else list(classes), self.template_, False, False)
+
     def score(self, data: Data | Sequence[Any], labels: Sequence[str] | None = None) -> float:
         """Accuracy, as a share, on a folder, pairs, or images and `labels`; the candidates are `classes_`."""
         dataset = read_data(_paired(data, labels), "test")

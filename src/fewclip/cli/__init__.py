@@ -13,6 +13,8 @@ from fewclip.version import __version__
 COMMANDS = {
     "fit": ("fewclip.cli.fit", "train on a few images of each class"),
     "predict": ("fewclip.cli.predict", "name what images show"),
+    "serve": ("fewclip.cli.serve", "answer requests over HTTP, with a page to try images on"),
+    "export": ("fewclip.cli.export", "write an ONNX graph from pixels to probabilities"),
     "eval": ("fewclip.cli.evaluate", "accuracy of an adapter on labelled images"),
     "bench": ("fewclip.cli.bench", "compare methods on data sets by a protocol of the papers"),
     "report": ("fewclip.cli.report", "tables and plots of results, as a page, Markdown, LaTeX or CSV"),

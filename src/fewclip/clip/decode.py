@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from fewclip.errors import DataError
@@ -25,11 +25,11 @@ Source: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of decompression bombs
 
 
-def read_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_image(source: Source, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = None) -> Image.Image:
     """An RGB image from a path, the bytes of a file, a PIL image, an array or a tensor.
 
     Arrays are (H, W) or (H, W, 1|3|4), tensors (1|3|4, H, W); uint8, floats in [0, 1], or (arrays) uint16.
-    Of an animation the first frame is read.
+    Of an animation the first frame is read. `formats`: of files only these of Pillow's formats, by default all.
 
     Raises:
         DataError: it can't be read, is damaged or truncated, has more than `max_pixels` pixels, or an array's shape or
@@ -43,13 +43,13 @@ def read_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         return _guard("The image tensor", lambda: _from_tensor(source))
     if isinstance(source, bytes):
         what = f"The image given as {len(source)} bytes"
-        return _guard(what, lambda: _decode(BytesIO(source), max_pixels))
+        return _guard(what, lambda: _decode(BytesIO(source), max_pixels, formats))
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         if not path.is_file():
             problem = "is a folder" if path.is_dir() else "does not exist"
             raise DataError(f"The image file {path} {problem}: give the path of an image.")
-        return _guard(f"The image file {path}", lambda: _decode(path, max_pixels))
+        return _guard(f"The image file {path}", lambda: _decode(path, max_pixels, formats))
     raise DataError(
         f"An image was given as {type(source).__name__}; expected a path, bytes, a PIL image, an array or a tensor."
     )
@@ -63,13 +63,17 @@ def _guard(what: str, read: Callable[[], Image.Image]) -> Image.Image:
         raise DataError(f"{what} {error}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{what} is refused as a decompression bomb ({error}): make it smaller.") from error
+    except UnidentifiedImageError as error:
+        raise DataError(
+            f"{what} can't be read (not an image): it is damaged, truncated or of no known format."
+        ) from error
     except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
         reason = str(error).split("\n")[0] or type(error).__name__
         raise DataError(f"{what} can't be read ({reason}): it is damaged, truncated or of no known format.") from error
 
 
-def _decode(file: Path | BytesIO, max_pixels: int) -> Image.Image:
-    with Image.open(file) as image:
+def _decode(file: Path | BytesIO, max_pixels: int, formats: tuple[str, ...] | None) -> Image.Image:
+    with Image.open(file, formats=formats) as image:
         if image.width * image.height > max_pixels:
             raise DataError(
                 f"has {image.width} × {image.height} pixels, more than the {max_pixels:,} allowed: "

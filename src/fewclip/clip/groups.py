@@ -54,7 +54,7 @@ class TextGroups:
         out = []
         for stem in self.stems:
             left -= layers * layer_bytes(stem.tokens)
-            if left >= 0 or not torch.is_grad_enabled():
+            if not torch.is_grad_enabled() or left >= 0:
                 out.append(run(stem))
             else:
                 out.append(checkpoint(run, stem, use_reentrant=False))

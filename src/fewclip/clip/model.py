@@ -179,7 +179,7 @@ def _plus(out: Tensor, beside: LayerBeside | None, place: Place, x: Tensor) -> T
 
 def pick(suffix: Float[Tensor, "*copies C S width"], eot: Int[Tensor, " C"]) -> Float[Tensor, "*copies C 1 width"]:
     """Of each class's suffix the token at `eot`."""
-    return torch.take_along_dim(suffix, eot[:, None, None].expand(*suffix.shape[:-3], -1, 1, 1), dim=-2)
+    return suffix.gather(-2, eot[:, None, None].expand(*suffix.shape[:-2], 1, suffix.shape[-1]))
 
 
 class MLP(nn.Module):
@@ -276,7 +276,7 @@ class ImageTower(nn.Module):
     def embed(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens width"]:
         """Class token and patches as they enter layer 1."""
         patches = self.conv1(images).flatten(2).transpose(1, 2)
-        start = self.class_embedding.expand(len(patches), 1, -1)
+        start = self.class_embedding.expand(patches.shape[0], 1, -1)  # len() would fix an exported batch
         return self.ln_pre(torch.cat([start, patches], dim=1) + self.positional_embedding)
 
     @torch.no_grad()
@@ -295,8 +295,11 @@ class ImageTower(nn.Module):
         """A batch in the parts that compute fastest.
 
         On a CPU these are a few images: the hidden states of more fit neither its cache nor what the allocator recycles
-        (glibc returns blocks above 32 MB to the system, which clears them before it hands them out again).
+        (glibc returns blocks above 32 MB to the system, which clears them before it hands them out again). An exported graph
+        takes them whole: how many there are is not known there.
         """
+        if torch.compiler.is_compiling():
+            return (x,)
         widest = self.transformer.layer(1).mlp.c_fc.out_features * len(self.positional_embedding) * x.element_size()
         count = -(-len(x) * widest // PART_BYTES) if x.device.type == "cpu" else 1
         return x.tensor_split(max(1, min(count, len(x))))
@@ -327,7 +330,7 @@ class ImageTower(nn.Module):
     def read_only(self, stem: Stem[Tensor], askers: Float[Tensor, "#batch k width"]) -> Float[Tensor, "batch k dim"]:
         """Features of tokens that read the image at every layer and are read by none, not normalised."""
         x, last = stem.tokens, len(self.transformer)
-        askers = askers.expand(len(x), -1, -1)
+        askers = askers.expand(x.shape[0], -1, -1)
         for number in range(stem.layer, last + 1):
             askers = self.transformer.layer(number).ask(askers, x)
             if number < last:
@@ -369,6 +372,8 @@ class TextTower(nn.Module):
         """The same in groups of like length (clip/groups.py): for edits that treat every class alike."""
         from fewclip.clip.groups import TextGroups, group
 
+        if torch.compiler.is_compiling():  # how many classes of what length is not known in an exported graph
+            return TextGroups([self.text_stem(prompts, layer)], torch.arange(prompts.tokens.shape[0]))
         rows = group(prompts, self.positional_embedding.device)
         stems = [self.text_stem(prompts.only(some), layer) for some in rows]
         order = torch.tensor([row for some in rows for row in some], device=self.positional_embedding.device)

@@ -54,6 +54,10 @@ class Tokenizer:
         """CLIP's own, for checkpoints that carry none (OpenAI's, open_clip's)."""
         return cls(_byte_pairs(*_clip_vocabulary()))
 
+    def to_json(self) -> str:
+        """The content of a `tokenizer.json`."""
+        return self._encoder.to_str()
+
     @classmethod
     def from_file(cls, path: str | Path) -> Tokenizer:
         """From a `tokenizer.json`.

@@ -209,7 +209,7 @@ class MMRL(Method):
         by_class = SCALE * f_c @ classes.T
         if f_r is None:
             return by_class
-        both = torch.where(seen, s.seen_scores == "both", s.new_scores == "both")
+        both = (seen & (s.seen_scores == "both")) | (~seen & (s.new_scores == "both"))
         by_rep = torch.where(both, SCALE * f_r @ classes.T, by_class)
         if s.mixed_scores == "raw":
             return self._fuse(by_class, by_rep)

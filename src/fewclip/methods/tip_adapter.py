@@ -94,17 +94,17 @@ class TipAdapter(Method):
             self.found.copy_(torch.tensor(self.search(*self._val), dtype=torch.float64))
 
     def votes(
-        self, f: Float[Tensor, "batch dim"], classes: int, beta: float | Tensor
+        self, f: Float[Tensor, "batch dim"], places: Int[Tensor, " classes"], beta: float | Tensor
     ) -> Float[Tensor, "batch classes"]:
-        """exp(-β(1 - f Kᵀ)) V."""
-        values = F.one_hot(self.labels, classes).to(f)
+        """exp(-β(1 - f Kᵀ)) V, for the training labels `places`."""
+        values = (self.labels[:, None] == places).to(f)
         return torch.exp(-beta * (1 - f @ self.keys.T)) @ values
 
     def logits(
         self, f: Float[Tensor, "batch dim"], text: Float[Tensor, "classes dim"], beta: float, alpha: float
     ) -> Float[Tensor, "batch classes"]:
         """Of unit features, over the training classes in order."""
-        return SCALE * f @ text.T + alpha * self.votes(f, len(text), beta)
+        return SCALE * f @ text.T + alpha * self.votes(f, torch.arange(len(text), device=f.device), beta)
 
     @torch.no_grad()
     def search(self, f: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]) -> tuple[float, float]:
@@ -139,10 +139,9 @@ class TipAdapter(Method):
         seen: Bool[Tensor, " classes"],
     ) -> Float[Tensor, "batch classes"]:
         f, (text, places) = frozen.image_features(self.clip, images), classes
-        s = self.settings
-        beta, alpha = (s.beta, s.alpha) if bool(self.found.isnan().any()) else self.found.tolist()
-        votes = self.votes(f, max(int(self.labels.max()), int(places.max())) + 1, beta)
-        return SCALE * f @ text.T + alpha * votes[:, places]
+        given = self.found.new_tensor([self.settings.beta, self.settings.alpha])
+        beta, alpha = torch.where(self.found.isnan(), given, self.found).to(f).unbind()
+        return SCALE * f @ text.T + alpha * self.votes(f, places, beta)
 
 
 class TipAdapterF(TipAdapter):

@@ -1,0 +1,95 @@
+"""`fewclip serve`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from fewclip.errors import SettingsError
+
+NEEDED = ("fastapi", "uvicorn", "python_multipart")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve:
+    adapter: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ADAPTER")]
+    """Folder that `fewclip fit` wrote."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 lets other machines in."""
+    port: int = 8000
+    """Port to listen on; 0 takes a free one."""
+    token_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """File with a bearer token that clients must send; by default $FEWCLIP_TOKEN, and none without it."""
+    backbone: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Where the adapter's backbone is now, if not under the name it had."""
+    device: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """cpu, cuda, …; by default a GPU if there is one."""
+
+
+def serve(arguments: list[str]) -> int:
+    """Answer requests over HTTP, and show a page to try images on."""
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        if {"-h", "--help"} & set(arguments):
+            tyro.cli(Serve, prog="fewclip serve", description=serve.__doc__, args=arguments)
+        raise SettingsError(f"Serving needs {missing[0].replace('_', '-')}: pip install 'fewclip[serve]'.")
+    from fewclip.serve.limits import Limits
+    from fewclip.serve.server import Batching
+
+    def parse(
+        serve: Annotated[Serve, tyro.conf.arg(name="")],
+        limits: Annotated[Limits, tyro.conf.arg(name="")] = Limits(),  # noqa: B008 - frozen
+        batching: Annotated[Batching, tyro.conf.arg(name="")] = Batching(),  # noqa: B008
+    ) -> tuple[Serve, Limits, Batching]:
+        return serve, limits, batching
+
+    parse.__annotations__ |= {  # the names are known here alone
+        "return": tuple,
+        "limits": Annotated[Limits, tyro.conf.arg(name="")],
+        "batching": Annotated[Batching, tyro.conf.arg(name="")],
+    }
+    options, limits, batching = tyro.cli(parse, prog="fewclip serve", description=serve.__doc__, args=arguments)
+    return start(options, limits, batching)
+
+
+def start(options: Serve, limits: object, batching: object) -> int:
+    """Load the adapter, then answer until a signal says stop."""
+    from fewclip.classifier import FewShotClassifier
+    from fewclip.serve.app import create_app
+    from fewclip.serve.guard import VARIABLE, find_token
+    from fewclip.serve.limits import Limits
+    from fewclip.serve.run import is_local, listen, run, url
+    from fewclip.serve.server import Batching
+
+    assert isinstance(limits, Limits)
+    assert isinstance(batching, Batching)
+    token = find_token(options.token_file)
+    classifier = FewShotClassifier.load(options.adapter, backbone=options.backbone, device=options.device)
+    bound = listen(options.host, options.port)
+    if token is None and not is_local(bound):
+        print(
+            f"Note: {options.host} can be reached from other machines, and no token is asked for: set ${VARIABLE}, or "
+            "give --token-file.",
+            file=sys.stderr,
+        )
+
+    def ready() -> None:
+        print(
+            f"{classifier.method} on {classifier.clip_.name}, {len(classifier.classes_)} classes: {url(bound)} "
+            f"({'with' if token else 'no'} token). Ctrl+C stops.",
+            flush=True,
+        )
+
+    run(
+        create_app(classifier, limits=limits, batching=batching, token=token),
+        bound,
+        head_seconds=limits.read_seconds,
+        ready=ready,
+    )
+    print("Stopped.")
+    return 0

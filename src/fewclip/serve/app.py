@@ -1,0 +1,154 @@
+"""The application: what is answered on which path."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from fewclip.classifier import FewShotClassifier
+from fewclip.errors import FewclipError
+from fewclip.serve import requests as r
+from fewclip.serve.guard import Guard
+from fewclip.serve.limits import Limits
+from fewclip.serve.metrics import CONTENT_TYPE, Metrics
+from fewclip.serve.model import Model
+from fewclip.serve.page import docs, static
+from fewclip.serve.server import Batching, Server
+from fewclip.version import __version__
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": r.Problem} for status in statuses}
+
+
+def create_app(
+    classifier: FewShotClassifier,
+    *,
+    limits: Limits | None = None,
+    batching: Batching | None = None,
+    token: str | None = None,
+) -> FastAPI:
+    """The application that answers for a classifier. Its model thread starts and stops with the application."""
+    limits, batching = limits or Limits(), batching or Batching()
+    model, metrics = Model(classifier), Metrics()
+    server = Server(model, limits, batching, metrics)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        server.start()
+        yield
+        await asyncio.get_running_loop().run_in_executor(None, server.stop)
+
+    app = FastAPI(
+        title="fewclip",
+        version=__version__,
+        summary="Names what images show.",
+        description="An adapted CLIP: it knows the classes that it was trained on, and others by their name.",
+        docs_url=None,  # FastAPI's own pages come from another server
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.state.server = server
+    app.add_middleware(Guard, limits=limits, metrics=metrics, token=token)
+    if token is not None:
+        _declare_token(app)
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+        problem = {"error": str(error.detail), "images": getattr(error, "images", [])}
+        return JSONResponse(problem, error.status_code, error.headers)
+
+    @app.exception_handler(FewclipError)
+    async def mistake(request: Request, error: FewclipError) -> JSONResponse:
+        return JSONResponse({"error": str(error), "images": []}, 422)
+
+    @app.exception_handler(Exception)
+    async def bug(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"error": "The server failed; its log says why.", "images": []}, 500)
+
+    body = {"multipart/form-data": {"schema": r.FORM_SCHEMA}, "application/json": {"schema": _schema(r.PredictJSON)}}
+
+    @app.post(
+        "/predict",
+        response_model=r.Predictions,
+        responses=problems(400, 401, 408, 413, 415, 422, 503),
+        openapi_extra={"requestBody": {"required": True, "content": body}},
+    )
+    async def predict(request: Request) -> Any:
+        """What one or many images show. One image that can't be read, or is too large, refuses the request with its reason."""
+        started = time.monotonic()
+        try:
+            return await server.predict(await r.read_predict(request, limits))
+        finally:
+            metrics.request_seconds.observe(time.monotonic() - started)
+
+    @app.get("/classes", response_model=r.Classes, responses=problems(401))
+    async def classes() -> Any:
+        """The classes that are known, in the order in which they came."""
+        return server.classes()
+
+    @app.post(
+        "/classes",
+        response_model=r.Classes,
+        responses=problems(400, 401, 408, 413, 415, 422, 503),
+        openapi_extra={
+            "requestBody": {"required": True, "content": {"application/json": {"schema": _schema(r.ClassesJSON)}}}
+        },
+    )
+    async def add_classes(request: Request) -> Any:
+        """Add classes by name for every client, until the server stops. Names that are known already stay as they are."""
+        return await server.add((await r.read_json(request, r.ClassesJSON)).classes)
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """The server runs."""
+        return {"status": "ok"}
+
+    @app.get("/metrics", response_class=PlainTextResponse, responses=problems(401))
+    async def show_metrics() -> Any:
+        """Counters in Prometheus' text format."""
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
+
+    @app.get("/docs", include_in_schema=False)
+    async def show_docs() -> HTMLResponse:
+        return HTMLResponse(docs(app.openapi()))
+
+    for path, (content, media_type) in static().items():
+        app.add_api_route(path, _fixed(content, media_type), include_in_schema=False)
+    return app
+
+
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_json_schema()
+
+
+def _fixed(content: str, media_type: str) -> Any:
+    async def fixed() -> Response:
+        return Response(content, media_type=media_type)
+
+    return fixed
+
+
+def _declare_token(app: FastAPI) -> None:
+    """Say in the OpenAPI document that a token is needed."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = plain()
+        document.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        for path, methods in document["paths"].items():
+            if path != "/healthz":
+                for operation in methods.values():
+                    operation["security"] = [{"token": []}]
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,184 @@
+"""One thread runs the model; images that come at one time go through it together.
+
+A batch is what is waiting when the model becomes free, up to `size`. The thread waits for more, and for a few milliseconds
+only, while further images are known to be on their way, so a lone client waits for nobody.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
+from typing import Any
+
+from fewclip.serve.limits import busy
+from fewclip.serve.metrics import Metrics
+
+Run = Callable[[list[Any], Any], Sequence[Any]]
+
+
+@dataclass
+class Job:
+    """One image to be scored among the candidates `among`; images with equal candidates can share a run."""
+
+    pixels: Any
+    among: Hashable
+    answer: Future[Any] = field(default_factory=Future)
+
+
+@dataclass
+class Errand:
+    """Something else that the thread does between two batches."""
+
+    do: Callable[[], Any]
+    answer: Future[Any] = field(default_factory=Future)
+
+
+class Places:
+    """The places in the queue that a request holds until it is answered."""
+
+    def __init__(self, batcher: Batcher, count: int) -> None:
+        self._batcher, self.coming = batcher, count
+
+    def submit(self, pixels: Any, among: Hashable) -> Future[Any]:
+        """Let the model score an image; the future holds its row."""
+        job = Job(pixels, among)
+        self.coming -= 1
+        self._batcher._put(job)
+        return job.answer
+
+
+class Batcher:
+    """The thread, its queue, and how many images may be on their way to it.
+
+    `run` takes a list of pixels and their common candidates and returns one answer an image, in order. An exception
+    that it raises is the answer to all of its images, and the thread goes on.
+    """
+
+    def __init__(self, run: Run, metrics: Metrics, *, size: int = 32, wait: float = 0.004, queue: int = 256) -> None:
+        self._run, self._metrics = run, metrics
+        self._size, self._wait, self._room = size, wait, queue
+        self._queue: SimpleQueue[Job | Errand | None] = SimpleQueue()
+        self._lock = Lock()
+        self._held = self._coming = 0  # images in the server; of them not yet submitted
+        self._rate = 0.05  # seconds an image, as far as is known
+        self._closed = False
+        self._thread = Thread(target=self._work, name="fewclip-model", daemon=True)
+        self._thread.start()
+
+    @property
+    def held(self) -> int:
+        """Images that are decoded or wait."""
+        return self._held
+
+    @contextmanager
+    def places(self, count: int) -> Iterator[Places]:
+        """Room for so many images, while the context lasts.
+
+        Raises:
+            Refused: 503, the queue is full.
+        """
+        with self._lock:
+            if self._held + count > self._room:
+                raise busy(
+                    f"{self._held} images are waiting, which is as many as fit: try again.", self._held * self._rate
+                )
+            self._held += count
+            self._coming += count
+        places = Places(self, count)
+        try:
+            yield places
+        finally:
+            with self._lock:
+                self._held -= count
+                self._coming -= places.coming
+
+    def call(self, do: Callable[[], Any]) -> Future[Any]:
+        """Have the thread do something between two batches."""
+        errand = Errand(do)
+        self._enqueue(errand)
+        return errand.answer
+
+    def close(self) -> None:
+        """Finish what is waiting, then stop."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._queue.put(None)
+        self._thread.join()
+
+    def _put(self, job: Job) -> None:
+        with self._lock:
+            self._coming -= 1
+        self._enqueue(job)
+
+    def _enqueue(self, job: Job | Errand) -> None:
+        with self._lock:
+            if self._closed:
+                raise busy("The server is stopping.")
+            self._queue.put(job)
+
+    def _work(self) -> None:
+        held_over: Job | Errand | None = None
+        while True:
+            first = held_over or self._queue.get()
+            held_over = None
+            if first is None:
+                return
+            if isinstance(first, Errand):
+                self._answer([first.answer], lambda do=first.do: [do()])  # type: ignore[misc]
+                continue
+            batch, until = [first], time.monotonic() + self._wait
+            last = False
+            while len(batch) < self._size:
+                try:
+                    following = self._queue.get(timeout=max(0.0, until - time.monotonic()) if self._coming else 0)
+                except Empty:
+                    break
+                if isinstance(following, Job):
+                    batch.append(following)
+                    continue
+                last, held_over = following is None, following
+                break
+            self._score(batch)
+            if last:
+                return
+
+    def _score(self, batch: list[Job]) -> None:
+        """Run a batch, in as many runs as it has sets of candidates."""
+        groups: dict[Hashable, list[Job]] = {}
+        for job in batch:
+            groups.setdefault(job.among, []).append(job)
+        for among, jobs in groups.items():
+            self._answer([job.answer for job in jobs], partial(self._measured, [job.pixels for job in jobs], among))
+
+    def _measured(self, pixels: list[Any], among: Any) -> Sequence[Any]:
+        """One run of the model; counted before anybody is answered, so that what was answered has been counted."""
+        started = time.monotonic()
+        try:
+            return self._run(pixels, among)
+        finally:
+            seconds = time.monotonic() - started
+            self._rate += 0.2 * (seconds / len(pixels) - self._rate)
+            self._metrics.model_seconds.observe(seconds)
+            self._metrics.batch.observe(len(pixels))
+            self._metrics.images.add(len(pixels))
+
+    @staticmethod
+    def _answer(futures: Sequence[Future[Any]], do: Callable[[], Sequence[Any]]) -> None:
+        live = [future.set_running_or_notify_cancel() for future in futures]
+        try:
+            answers: Sequence[Any] = do()
+        except BaseException as error:  # the answer of each; the thread must go on
+            for future, wanted in zip(futures, live, strict=True):
+                if wanted:
+                    future.set_exception(error)
+            return
+        for future, wanted, answer in zip(futures, live, answers, strict=True):
+            if wanted:
+                future.set_result(answer)

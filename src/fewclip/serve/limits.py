@@ -1,0 +1,116 @@
+"""How much one request may ask for, and what is answered when it asks for more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from starlette.exceptions import HTTPException
+
+from fewclip.classes import key
+from fewclip.clip.decode import MAX_PIXELS, read_image
+from fewclip.clip.preprocess import Preprocess
+from fewclip.errors import DataError, SettingsError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+"""What is decoded for strangers. Pillow knows more, of which EPS would start another program."""
+LONGEST_SIDES = 100
+"""Sides as 1 to this at most: the shorter side is resized to the tower's, and the longer one with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one request, and all of them together, may use."""
+
+    max_images: int = 16
+    """Images a request."""
+    max_bytes: int = 10_000_000
+    """Bytes of one image, as it was sent."""
+    max_body: int = 40_000_000
+    """Bytes of a whole request."""
+    max_pixels: int = 40_000_000
+    """Pixels of one image."""
+    max_new_classes: int = 100
+    """Class names that the adapter doesn't know, a request."""
+    max_classes: int = 2000
+    """Classes that the server knows, with those that POST /classes adds."""
+    max_requests: int = 64
+    """Requests that are read and answered at one time; further ones are told to come back."""
+    queue: int = 256
+    """Images that are decoded or wait for the model at one time; further ones are told to come back."""
+    read_seconds: float = 20.0
+    """Time in which a request must have arrived."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if getattr(self, field.name) <= 0:
+                raise SettingsError(f"{field.name} is {getattr(self, field.name)}, but a limit is more than 0.")
+        if self.max_images > self.queue:
+            raise SettingsError(
+                f"max_images is {self.max_images} and queue {self.queue}: a full request must fit into the queue."
+            )
+        if self.max_pixels > MAX_PIXELS:
+            raise SettingsError(f"max_pixels is {self.max_pixels:,}, but {MAX_PIXELS:,} is the most that is decoded.")
+
+
+class Refused(HTTPException):
+    """A request that gets a 4xx or 503, and why. `images`: what is wrong with which of its images."""
+
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        images: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        super().__init__(status, reason, headers)
+        self.images = list(images)
+
+
+def busy(reason: str, seconds: float = 1.0) -> Refused:
+    """503: come back after so many seconds."""
+    return Refused(503, reason, headers={"Retry-After": str(max(1, round(seconds)))})
+
+
+def check_class_names(names: Sequence[str], known: Sequence[str], limits: Limits) -> None:
+    """Refuse names that can't be sent back, and too many of them; what makes a prompt is checked where prompts are made.
+
+    Raises:
+        Refused
+    """
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise Refused(422, f"The class name {name[:40]!a} is not valid Unicode.") from None
+    there = {key(name) for name in known}
+    new = sum(key(name) not in there for name in names)
+    if new > limits.max_new_classes:
+        raise Refused(422, f"{new} class names are new, but {limits.max_new_classes} a request are the most.")
+    if len(names) > limits.max_classes:
+        raise Refused(422, f"{len(names)} classes were asked for, but {limits.max_classes} are the most.")
+
+
+def to_pixels(data: bytes, preprocess: Preprocess, limits: Limits) -> Any:
+    """Normalised pixels (3, S, S) of an image that a stranger sent.
+
+    Raises:
+        Refused: 413 too large, 422 it can't be read.
+    """
+    if len(data) > limits.max_bytes:
+        raise Refused(413, f"The image has {len(data):,} bytes, more than the {limits.max_bytes:,} allowed.")
+    try:
+        image = read_image(data, max_pixels=limits.max_pixels, formats=FORMATS)
+        if max(image.size) > LONGEST_SIDES * min(image.size):
+            raise Refused(
+                413, f"The image has {image.width} × {image.height} pixels: sides of 1 to {LONGEST_SIDES} are the most."
+            )
+        return preprocess(image)
+    except DataError as error:
+        reason = str(error)
+        large = "more than the" in reason or "decompression bomb" in reason
+        raise Refused(413 if large else 422, reason) from error
+    except MemoryError as error:
+        raise Refused(413, "The image needs more memory than there is.") from error

@@ -1,0 +1,193 @@
+"""What requests carry: images as files of a form or as base64 in JSON, class names, how many classes to show."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+
+from fewclip.classes import LONGEST
+from fewclip.serve.limits import Limits, Refused
+
+Name = Annotated[str, Field(min_length=1, max_length=LONGEST)]
+Top = Annotated[int, Field(ge=1, le=100_000, strict=True)]
+TOP = 5
+
+
+class PredictJSON(BaseModel):
+    """Images as base64."""
+
+    model_config = ConfigDict(extra="forbid", title="PredictJSON")
+    images: Annotated[list[str], Field(min_length=1, description="files of images, each as base64")]
+    classes: Annotated[
+        list[Name] | None, Field(min_length=1, description="candidates, known or new; by default the known ones")
+    ] = None
+    top: Annotated[Top, Field(description="how many classes to answer an image")] = TOP
+
+
+class ClassesJSON(BaseModel):
+    """Names to add."""
+
+    model_config = ConfigDict(extra="forbid", title="ClassesJSON")
+    classes: Annotated[list[Name], Field(min_length=1, description="names of new classes")]
+
+
+class Ranked(BaseModel):
+    name: Annotated[str, Field(description="name of the class")]
+    probability: Annotated[float, Field(ge=0, le=1.0001, description="among all candidates")]
+    kind: Annotated[str, Field(pattern="^(trained|added|new)$", description="trained, added by POST /classes, or new")]
+
+
+class Prediction(BaseModel):
+    image: Annotated[str | None, Field(description="name of the file, if it had one")]
+    classes: Annotated[list[Ranked], Field(description="most probable first")]
+
+
+class Predictions(BaseModel):
+    predictions: Annotated[list[Prediction], Field(description="one an image, in their order")]
+
+
+class Classes(BaseModel):
+    trained: Annotated[list[str], Field(description="classes that were trained on")]
+    added: Annotated[list[str], Field(description="classes that were added by name")]
+    takes_new: Annotated[bool, Field(description="whether the method scores classes by name")]
+    method: str
+    backbone: str
+
+
+class BadImage(BaseModel):
+    index: int
+    image: str | None
+    error: str
+
+
+class Problem(BaseModel):
+    error: Annotated[str, Field(description="what is wrong, in one sentence")]
+    images: Annotated[list[BadImage], Field(description="which images, where it is they")] = []
+
+
+class Asked(BaseModel):
+    """A POST /predict, whichever way it came."""
+
+    images: list[tuple[str | None, bytes]]
+    classes: tuple[str, ...] | None
+    top: int
+
+
+FORM_SCHEMA = {
+    "type": "object",
+    "required": ["images"],
+    "properties": {
+        "images": {
+            "type": "array",
+            "minItems": 1,
+            "items": {"type": "string", "format": "binary"},
+            "description": "files of images",
+        },
+        "classes": {
+            "type": "array",
+            "items": {"type": "string", "minLength": 1, "maxLength": LONGEST},
+            "description": "candidates, one a field; by default the known ones",
+        },
+        "top": {"type": "integer", "minimum": 1, "maximum": 100_000, "default": TOP},
+    },
+}
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+async def read_predict(request: Request, limits: Limits) -> Asked:
+    """The images and candidates of a request.
+
+    Raises:
+        Refused: 413 too much, 415 neither a form nor JSON, 422 it is not as documented.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        asked = await _read_form(request, limits)
+    elif kind == "application/json":
+        body = await read_json(request, PredictJSON)
+        _check_count(len(body.images), limits)
+        images: list[tuple[str | None, bytes]] = [
+            (None, _from_base64(text, place)) for place, text in enumerate(body.images)
+        ]
+        asked = Asked(images=images, classes=None if body.classes is None else tuple(body.classes), top=body.top)
+    else:
+        raise Refused(415, "Send images as multipart/form-data (field images) or as base64 in application/json.")
+    for place, (name, data) in enumerate(asked.images):
+        if len(data) > limits.max_bytes:
+            reason = f"The image has {len(data):,} bytes, more than the {limits.max_bytes:,} allowed."
+            raise Refused(413, reason, images=[{"index": place, "image": name, "error": reason}])
+    return asked
+
+
+async def read_json(request: Request, body: type[Body]) -> Body:
+    """The JSON body of a request.
+
+    Raises:
+        Refused: 415 no JSON is announced, 422 it is none, or not as documented.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Refused(415, "Send application/json.")
+    try:
+        return body.model_validate(json.loads(await request.body()))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise Refused(422, f"The request's {place or 'body'} is wrong: {first['msg']}.") from None
+    except (ValueError, RecursionError):
+        raise Refused(422, "The body is no JSON.") from None
+
+
+async def _read_form(request: Request, limits: Limits) -> Asked:
+    longest = limits.max_classes + limits.max_new_classes + 1
+    async with request.form(max_files=limits.max_images, max_fields=longest, max_part_size=4 * LONGEST + 16) as form:
+        unknown = set(form) - {"images", "classes", "top"}
+        if unknown:
+            raise Refused(422, f"The form has the field {sorted(unknown)[0][:40]!r}; expected images, classes, top.")
+        images: list[tuple[str | None, bytes]] = []
+        for value in form.getlist("images"):
+            if not isinstance(value, UploadFile):
+                raise Refused(422, "A field images is no file: send each image as a file with a name.")
+            images.append((_shown(value.filename), await value.read()))
+        _check_count(len(images), limits)
+        classes = [_text(value, "classes") for value in form.getlist("classes")]
+        for name in classes:
+            if not 1 <= len(name) <= LONGEST:
+                raise Refused(422, f"A class name has {len(name)} characters: 1 to {LONGEST} are expected.")
+        tops = [_text(value, "top") for value in form.getlist("top")]
+    top = tops[-1] if tops else str(TOP)
+    if not (top.isascii() and top.isdigit() and 1 <= int(top[:7]) <= 100_000):
+        raise Refused(422, f"top is {top[:20]!r}; expected a whole number from 1 to 100000.")
+    return Asked(images=images, classes=tuple(classes) or None, top=int(top))
+
+
+def _check_count(count: int, limits: Limits) -> None:
+    if count == 0:
+        raise Refused(422, "There is no image: send at least one file in the field images.")
+    if count > limits.max_images:
+        raise Refused(413, f"{count} images were sent, but {limits.max_images} a request are the most.")
+
+
+def _from_base64(text: str, place: int) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        reason = "The image is no base64."
+        raise Refused(422, reason, images=[{"index": place, "image": None, "error": reason}]) from None
+
+
+def _text(value: Any, field: str) -> str:
+    if not isinstance(value, str):
+        raise Refused(422, f"The field {field} is a file: send it as text.")
+    return value
+
+
+def _shown(name: str | None) -> str | None:
+    """A file's name as it can be sent back."""
+    return name[:200].encode("utf-8", "replace").decode() if name else None

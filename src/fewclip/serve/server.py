@@ -1,0 +1,139 @@
+"""The threads behind the application: those that decode, the one that runs the model, and the limits on both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fewclip.classes import key
+from fewclip.errors import SettingsError
+from fewclip.serve.batching import Batcher
+from fewclip.serve.limits import Limits, Refused, check_class_names, to_pixels
+from fewclip.serve.metrics import Metrics
+from fewclip.serve.model import Answer, Model
+from fewclip.serve.requests import Asked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batching:
+    """How images that come at one time share runs of the model."""
+
+    batch: int = 32
+    """Images in one run of the model at most."""
+    wait_ms: float = 4.0
+    """How long the model waits for images that are still being decoded."""
+    decoders: int = 2
+    """Threads that decode images."""
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.decoders < 1 or not 0 <= self.wait_ms <= 1000:
+            raise SettingsError(
+                f"batch is {self.batch}, decoders {self.decoders}, wait_ms {self.wait_ms:g}; expected at least 1, at least 1, "
+                "and 0 to 1000."
+            )
+
+
+class Server:
+    """The model thread, the threads that decode, and the limits on both."""
+
+    def __init__(self, model: Model, limits: Limits, batching: Batching, metrics: Metrics) -> None:
+        self.model, self.limits, self.batching, self.metrics = model, limits, batching, metrics
+        self._batcher: Batcher | None = None
+        metrics.gauge("fewclip_images_held", "Images that are decoded or wait.", lambda: self.batcher.held)
+        metrics.gauge("fewclip_classes", "Classes known.", lambda: len(model.trained) + len(model.added))
+
+    def start(self) -> None:
+        b = self.batching
+        self._decoders = ThreadPoolExecutor(b.decoders, thread_name_prefix="fewclip-decode")
+        self._batcher = Batcher(
+            self.model.run, self.metrics, size=b.batch, wait=b.wait_ms / 1000, queue=self.limits.queue
+        )
+
+    def stop(self) -> None:
+        """Answer what is waiting, then end the threads."""
+        self._decoders.shutdown()
+        self.batcher.close()
+
+    @property
+    def batcher(self) -> Batcher:
+        assert self._batcher is not None, "the application has not been started"
+        return self._batcher
+
+    async def predict(self, asked: Asked) -> dict[str, Any]:
+        """Raises: Refused, FewclipError."""
+        if asked.classes is not None:
+            check_class_names(asked.classes, self.model.trained + self.model.added, self.limits)
+        loop = asyncio.get_running_loop()
+        with self.batcher.places(len(asked.images)) as places:
+            decoded = await asyncio.gather(
+                *(
+                    loop.run_in_executor(self._decoders, to_pixels, data, self.model.preprocess, self.limits)
+                    for _, data in asked.images
+                ),
+                return_exceptions=True,
+            )
+            self._check_decoded(asked, decoded)
+            waiting = [places.submit(pixels, asked.classes) for pixels in decoded]
+            answers = await asyncio.gather(*map(asyncio.wrap_future, waiting))
+        return {
+            "predictions": [
+                self._ranked(a, name, asked.top) for a, (name, _) in zip(answers, asked.images, strict=True)
+            ]
+        }
+
+    def _check_decoded(self, asked: Asked, decoded: Sequence[Any]) -> None:
+        bad: list[dict[str, Any]] = []
+        status = 422
+        for place, ((name, _), found) in enumerate(zip(asked.images, decoded, strict=True)):
+            if isinstance(found, Refused):
+                bad.append({"index": place, "image": name, "error": str(found.detail)})
+                status = found.status_code
+            elif isinstance(found, BaseException):
+                raise found
+        if bad:
+            self.metrics.refused.add(len(bad))
+            raise Refused(status, bad[0]["error"], images=bad)
+
+    def _ranked(self, answer: Answer, name: str | None, top: int) -> dict[str, Any]:
+        order = np.argsort(-answer.probabilities, kind="stable")[:top]
+        names = [answer.classes[i] for i in order]
+        kinds = self.model.kinds(names)
+        return {
+            "image": name,
+            "classes": [
+                {"name": n, "probability": float(answer.probabilities[i]), "kind": kinds[n]}
+                for n, i in zip(names, order, strict=True)
+            ],
+        }
+
+    def classes(self) -> dict[str, Any]:
+        c = self.model.classifier
+        return {
+            "trained": self.model.trained,
+            "added": self.model.added,
+            "takes_new": self.model.takes_new,
+            "method": c.method,
+            "backbone": c.clip_.name or "unnamed",
+        }
+
+    async def add(self, names: Sequence[str]) -> dict[str, Any]:
+        """Raises: Refused, FewclipError."""
+
+        def do() -> dict[str, Any]:  # on the model's thread, where classes don't change beside it
+            known = self.model.trained + self.model.added
+            check_class_names(names, known, self.limits)
+            there = {key(name) for name in known}
+            new = [name for name in names if key(name) not in there]
+            if len(known) + len(new) > self.limits.max_classes:
+                raise Refused(422, f"{len(known)} classes are known, and {self.limits.max_classes} are the most.")
+            if new:
+                self.model.add(new)
+            return self.classes()
+
+        result: dict[str, Any] = await asyncio.wrap_future(self.batcher.call(do))
+        return result
