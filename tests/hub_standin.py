@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import yaml
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
@@ -84,17 +84,20 @@ class Hub:
 
     def downloaded(self) -> list[str]:
         """Names of files whose content was asked for."""
-        return [request.rpartition("/")[2] for request in self.requests if re.match(r"GET /[^/]+/[^/]+/resolve/", request)]
+        return [
+            request.rpartition("/")[2] for request in self.requests if re.match(r"GET /[^/]+/[^/]+/resolve/", request)
+        ]
 
     def answer(self, handler: BaseHTTPRequestHandler, body: bytes) -> None:
         path = urlsplit(handler.path)
         self.requests.append(f"{handler.command} {path.path}")
         owner = handler.headers.get("Authorization") == f"Bearer {TOKEN}"
+        pull_request = "?create_pr" if "/commit/" in path.path and "create_pr" in path.query else ""
         try:
             for pattern, answer in ROUTES:
-                found = re.fullmatch(pattern, f"{handler.command} {path.path}")
+                found = re.fullmatch(pattern, f"{handler.command} {path.path}{pull_request}")
                 if found:
-                    parts = [unquote(part) for part in found.groups()]
+                    parts = [unquote(part) for part in found.groups() if part]
                     said = answer(self, owner, body, *parts)
                     break
             else:
@@ -103,8 +106,6 @@ class Hub:
         except Refusal as refusal:
             status, content = refusal.status, json.dumps(refusal.body).encode()
             headers = {"X-Error-Code": refusal.code} if refusal.code else {}
-        if "create_pr" in parse_qs(path.query):
-            content = content.replace(b'"pullRequestUrl": null', f'"pullRequestUrl": "{self.endpoint}/pr/1"'.encode())
         handler.send_response(status)
         for name, value in {"Content-Length": str(len(content)), **headers}.items():
             handler.send_header(name, value)
@@ -173,7 +174,7 @@ class Hub:
         repo.branches[branch] = repo.branches["main"]
         return {}
 
-    def commit(self, owner: bool, body: bytes, name: str, revision: str) -> Any:
+    def commit(self, owner: bool, body: bytes, name: str, revision: str, pull_request: str = "") -> Any:
         repo = self.writable(name, owner, revision)
         changes, message = {}, ""
         for line in body.splitlines():
@@ -185,8 +186,12 @@ class Hub:
                 changes[value["path"]] = self.blobs[value["oid"]]
             else:
                 changes[value["path"]] = base64.b64decode(value["content"])
+        address = None
+        if pull_request:
+            repo.branches["refs/pr/1"], revision = repo.branches[revision], "refs/pr/1"
+            address = f"{self.endpoint}/{name}/discussions/1"
         sha = repo.commit(revision, changes, message)
-        return {"commitUrl": f"{self.endpoint}/{name}/commit/{sha}", "commitOid": sha, "pullRequestUrl": None}
+        return {"commitUrl": f"{self.endpoint}/{name}/commit/{sha}", "commitOid": sha, "pullRequestUrl": address}
 
     def writable(self, name: str, owner: bool, revision: str = "main") -> Repo:
         repo = self.find(name, owner)
@@ -227,7 +232,7 @@ ROUTES: list[tuple[str, Callable[..., Any]]] = [
     (r"POST /api/validate-yaml", Hub.validate),
     (rf"POST /api/models/{NAME}/preupload/([^/]+)", Hub.preupload),
     (rf"POST /api/models/{NAME}/branch/([^/]+)", Hub.branch),
-    (rf"POST /api/models/{NAME}/commit/([^/]+)", Hub.commit),
+    (rf"POST /api/models/{NAME}/commit/([^/?]+)(\?create_pr)?", Hub.commit),
     (rf"POST /{NAME}\.git/info/lfs/objects/batch", Hub.batch),
     (r"PUT /lfs/(\w+)", Hub.store),
     (rf"GET /api/models/{NAME}", Hub.describe),

@@ -118,11 +118,12 @@ def test_many_classes_are_folded() -> None:
 
 def test_results_are_an_index_and_a_table() -> None:
     results = [Stated("base-to-novel", "pets", "test", "novel", 18, 1788, 97.66)]
-    card = ModelCard(model_card(CONFIG, 1, repo="me/pets", results=results))
-    (said,) = card.data.eval_results
-    assert (said.metric_type, said.metric_value, said.dataset_name) == ("accuracy", 97.66, "pets, novel classes")
-    assert card.data.model_name == "pets"
-    assert "| `base-to-novel` | `pets` | `test` | `novel` | 18 | 1788 | 97.66 |" in card.text
+    card = model_card(CONFIG, 1, repo="me/pets", results=results)
+    (index,) = metadata(card)["model-index"]
+    (said,) = index["results"]
+    assert (index["name"], said["dataset"]["name"]) == ("pets", "pets, novel classes")
+    assert said["metrics"] == [{"type": "accuracy", "value": 97.66, "name": "Accuracy (%)"}]
+    assert "| `base-to-novel` | `pets` | `test` | `novel` | 18 | 1788 | 97.66 |" in card
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -47,16 +47,23 @@ def test_an_old_adapter_says_what_it_said(folder: Path, exact: CLIP) -> None:
         for tensor in classifier.method_.state_dict().values():
             tensor.mul_(-1)
     classifier._forget()
-    assert (classifier.scores(shown) - torch.tensor(kept["scores"])).abs().max() > 0.1, "the scores don't depend on the file"
+    assert (classifier.scores(shown) - torch.tensor(kept["scores"])).abs().max() > 0.1, (
+        "the scores don't depend on the file"
+    )
 
 
 def test_a_newer_format_is_refused_before_its_keys_are_looked_at(tmp_path: Path) -> None:
     folder = tmp_path / "a"
     shutil.copytree(KEPT[0], folder)
     config = json.loads((folder / CONFIG).read_text())
-    newer = {key: config[key] for key in ("method", "backbone_fingerprint")} | {"format": FORMAT + 1, "fewclip_version": "9.9"}
+    newer = {key: config[key] for key in ("method", "backbone_fingerprint")} | {
+        "format": FORMAT + 1,
+        "fewclip_version": "9.9",
+    }
     (folder / CONFIG).write_text(json.dumps(newer))
-    with pytest.raises(AdapterError, match=rf"format {FORMAT + 1} of fewclip 9\.9, .* reads formats up to {FORMAT}: upgrade"):
+    with pytest.raises(
+        AdapterError, match=rf"format {FORMAT + 1} of fewclip 9\.9, .* reads formats up to {FORMAT}: upgrade"
+    ):
         FewShotClassifier.load(folder)
 
 

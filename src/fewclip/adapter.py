@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fewclip.card import model_card
+from fewclip.card import model_card, plain
 from fewclip.errors import AdapterError
 from fewclip.files import write_json, write_tensors, write_text
 from fewclip.version import __version__
@@ -103,7 +103,7 @@ def read_config(folder: str | Path) -> AdapterConfig:
         )
     if isinstance(raw.get("format"), int) and raw["format"] > FORMAT:
         raise AdapterError(
-            f"{folder} has adapter format {raw['format']} of fewclip {raw.get('fewclip_version')}, but fewclip "
+            f"{folder} has adapter format {raw['format']} of fewclip {plain(raw.get('fewclip_version'))}, but fewclip "
             f"{__version__} reads formats up to {FORMAT}: upgrade fewclip."
         )
     try:
@@ -112,7 +112,7 @@ def read_config(folder: str | Path) -> AdapterConfig:
         raise AdapterError(f"{path} can't be read ({error}): copy the adapter again, or fit anew.") from error
     for name, kind in _KINDS.items():
         value = getattr(config, name)
-        if not isinstance(value, kind) or (kind is list and not all(isinstance(item, str) for item in value)):
+        if not isinstance(value, kind) or (isinstance(value, list) and not all(isinstance(v, str) for v in value)):
             raise AdapterError(
                 f"{path} can't be read ({name} is {str(value)[:40]!r}): copy the adapter again, or fit anew."
             )

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fewclip.adapter import CONFIG, WEIGHTS, AdapterConfig, read_config
+from fewclip.card import plain
 from fewclip.clip.checkpoint import EMBEDDED, hub_id
 from fewclip.errors import AdapterError, FewclipError
 from fewclip.version import __version__
@@ -21,6 +22,7 @@ MOST_BYTES = {CONFIG: 64 << 20, WEIGHTS: 1 << 30}
 TIMEOUT = 10
 """Seconds to wait for the hub's first answer; after it the cache is looked into."""
 NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
+"""What may be user/name rather than a path; the hub is stricter."""
 
 
 def find_adapter(name: str | Path, revision: str | None = None, token: str | None = None) -> tuple[Path, bool]:
@@ -88,7 +90,7 @@ def fetch(repo: str, revision: str | None = None, token: str | None = None) -> P
 def _check_files(repo: str, sizes: Mapping[str, int | None]) -> None:
     for name in (CONFIG, WEIGHTS):
         if name not in sizes:
-            there = ", ".join(sorted(sizes)[:4]) or "nothing"
+            there = plain(", ".join(sorted(sizes)[:4])) or "nothing"
             raise AdapterError(
                 f"{repo} on the Hugging Face hub holds no fewclip adapter: it lacks {name} (found: {there}). Give a repository "
                 "that `fewclip push` wrote."
@@ -97,6 +99,11 @@ def _check_files(repo: str, sizes: Mapping[str, int | None]) -> None:
 
 
 def check_size(repo: str, name: str, size: int) -> None:
+    """Refuse a file of more bytes than `MOST_BYTES` allows.
+
+    Raises:
+        AdapterError
+    """
     if size > MOST_BYTES[name]:
         raise AdapterError(
             f"{name} of {repo} has {size / 1e6:,.0f} MB, far more than an adapter has; {MOST_BYTES[name] / 1e6:,.0f} MB is the "
@@ -127,9 +134,9 @@ def check_backbone(name: str, config: AdapterConfig) -> None:
 def _is_missing(error: Exception) -> bool:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    return (isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError)) or _status(
-        error
-    ) == 401
+    if isinstance(error, GatedRepoError):
+        return False
+    return isinstance(error, RepositoryNotFoundError) or _status(error) == 401
 
 
 def _status(error: Exception) -> int | None:
@@ -158,5 +165,6 @@ def refusal(error: Exception, repo: str, revision: str | None, writing: bool = F
 
 
 def reason(error: Exception) -> str:
+    """The first lines of what an error says."""
     lines = [line.strip() for line in str(error).split("\n") if line.strip()]
-    return " ".join(lines[:2]) or type(error).__name__
+    return plain(" ".join(lines[:2])) or type(error).__name__

@@ -66,7 +66,7 @@ def revive(
     found = fingerprint(classifier.clip_)
     if found != config.backbone_fingerprint:
         raise AdapterError(
-            f"{name} was made on the backbone {config.backbone} (fingerprint {config.backbone_fingerprint[:12]}), but "
+            f"{name} was made on the backbone {config.backbone!r} (fingerprint {config.backbone_fingerprint[:12]}), but "
             f"{classifier.clip_.name or 'the one given'} is another (fingerprint {found[:12]}): load it with the backbone "
             "that it was made on."
         )

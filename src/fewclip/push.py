@@ -56,7 +56,7 @@ def pack(
         OutputError: no name of a repository, or no identifier of a licence.
     """
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(repo)
@@ -147,7 +147,8 @@ def upload(
     except Exception as error:  # each HTTP library has its own types
         said = refusal(error, repo, revision, writing=True)
         raise OutputError(
-            said or f"{repo} could not be pushed to the Hugging Face hub ({reason(error)}): nothing was changed there."
+            said
+            or f"{repo} could not be pushed to the Hugging Face hub ({reason(error)}): give the same command again."
         ) from error
 
 
