@@ -80,8 +80,8 @@ def test_it_states_what_the_adapter_holds() -> None:
         "| Training images | `8` |",
         "| Images of each class | `4` |",
         "| Seed | `1` |",
-        "2 classes that were trained: `cat`, `dog`",
-        "1 classes added by name alone: `zebra`",
+        "Trained (2): `cat`, `dog`",
+        "Added by name alone (1): `zebra`",
         "`a photo of a {}.`",
         "| `alpha` | `0.7` |",
         "| `lr` | `0.001` |",
@@ -111,7 +111,7 @@ def test_a_method_that_knows_no_new_classes_is_no_zero_shot_classifier() -> None
 
 def test_many_classes_are_folded() -> None:
     card = model_card(replace(CONFIG, classes=[f"kind {n}" for n in range(400)]), 1)
-    assert "<summary>400 classes that were trained</summary>" in card
+    assert "<summary>Trained (400)</summary>" in card
     assert card.count("`kind ") == 400
     assert html(card).count("<details>") == 2 == html(card).count("</details>")
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fewclip import FewShotClassifier
-from fewclip.adapter import CONFIG, FORMAT
+from fewclip.adapter import CONFIG, FORMAT, WEIGHTS
 from fewclip.clip.model import CLIP
 from fewclip.errors import AdapterError
 
@@ -50,6 +50,16 @@ def test_an_old_adapter_says_what_it_said(folder: Path, exact: CLIP) -> None:
     assert (classifier.scores(shown) - torch.tensor(kept["scores"])).abs().max() > 0.1, (
         "the scores don't depend on the file"
     )
+
+
+def test_the_same_adapter_is_the_same_file(exact: CLIP, tmp_path: Path) -> None:
+    classifier = FewShotClassifier.load(KEPT[0], backbone=exact, device="cpu")
+    for n in range(6):  # the order of metadata that safetensors writes is random
+        classifier.save(tmp_path / str(n))
+    assert len({(tmp_path / str(n) / WEIGHTS).read_bytes() for n in range(6)}) == 1
+    again = FewShotClassifier.load(tmp_path / "0", backbone=exact, device="cpu")
+    for name, tensor in classifier.method_.state_dict().items():
+        torch.testing.assert_close(again.method_.state_dict()[name], tensor, rtol=0, atol=0)
 
 
 def test_a_newer_format_is_refused_before_its_keys_are_looked_at(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -409,12 +410,31 @@ def test_the_cache_layout_by_hand(
     assert FewShotClassifier.load(MINE, backbone=backbone, revision=commit).classes_ == ["blue", "red"]
 
 
+@pytest.mark.parametrize("place", ["tiny.safetensors", "clip/..", "~/clip", "./clip", "a/b/c", "/etc/passwd", ""])
 def test_a_fetched_adapter_may_not_choose_a_path_on_this_machine(
-    hub: Hub, fitted: Path, backbone_file: Path, tmp_path: Path
+    place: str, hub: Hub, fitted: Path, backbone_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The files as they are, with the path of a backbone that does exist here."""
-    put(hub, fitted)
-    with pytest.raises(
-        AdapterError, match=r"me/pets was made on the backbone '.*tiny.safetensors', which is neither embedded"
-    ):
-        FewShotClassifier.load(MINE)
+    (tmp_path / "clip").mkdir()
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(backbone_file, tmp_path / "tiny.safetensors")
+    repo = put(hub, fitted)
+    for backbone in (place, str(backbone_file)):
+        config = json.loads((fitted / CONFIG).read_text()) | {"backbone": backbone}
+        repo.commit("main", {CONFIG: json.dumps(config).encode()}, "another backbone")
+        with pytest.raises(AdapterError, match=r"me/pets was made on the backbone '.*', which is neither embedded nor"):
+            FewShotClassifier.load(MINE)
+
+
+def test_the_python_of_the_documentation(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, colour in (("cat", (200, 120, 40)), ("dog", (60, 60, 90))):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(4):
+            picture(colour, i).save(tmp_path / "photos" / name / f"{i}.jpg")
+    IMAGE.save(tmp_path / "new.jpg")
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[1] / "docs/sharing.md").read_text()
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(block, names)
+    assert hub.repos[MINE].private
+    assert names["again"].classes_ == ["cat", "dog"]

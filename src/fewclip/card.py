@@ -105,8 +105,8 @@ def _title(config: AdapterConfig) -> str:
 def _introduction(config: AdapterConfig, parameters: int) -> str:
     return (
         f"{parameters:,} numbers that adapt the frozen CLIP {code(config.backbone)} to {len(config.classes)} classes, made with "
-        f"fewclip {code(config.fewclip_version)}. CLIP's own weights are not in here. All files "
-        " are safetensors, JSON and this text; nothing in them is executed."
+        f"fewclip {code(config.fewclip_version)}. CLIP's own weights are not in here. The files are safetensors, JSON and this "
+        "text; nothing in them is executed."
     )
 
 
@@ -130,15 +130,15 @@ def _facts(config: AdapterConfig, parameters: int) -> Iterable[tuple[str, str]]:
 
 
 def _classes(config: AdapterConfig) -> str:
-    parts = [_names(config.classes, "classes that were trained")]
+    parts = [_names(config.classes, "Trained")]
     if config.added_classes:
-        parts.append(_names(config.added_classes, "classes added by name alone"))
+        parts.append(_names(config.added_classes, "Added by name alone"))
     return "\n\n".join(parts)
 
 
 def _names(names: Sequence[str], what: str) -> str:
     shown = ", ".join(map(code, names))
-    heading = f"{len(names)} {what}"
+    heading = f"{what} ({len(names)})"
     return f"{heading}: {shown}" if len(names) <= FOLDED else _fold(heading, shown)
 
 

@@ -7,6 +7,7 @@ size; nothing else is downloaded. Tokens, cache, mirror and offline mode follow 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,7 +37,7 @@ def find_adapter(name: str | Path, revision: str | None = None, token: str | Non
     """
     text = str(name)
     repo, _, asked = text.partition("@")
-    if Path(text).expanduser().exists() or not NAME.fullmatch(repo):
+    if not NAME.fullmatch(repo) or os.path.exists(text):
         if revision is not None:
             raise AdapterError(
                 f"revision is {revision!r}, but {text!r} is a local folder or no name on the Hugging Face hub: leave it out, "

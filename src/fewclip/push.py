@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tempfile
 from dataclasses import asdict, dataclass, replace
@@ -72,7 +73,7 @@ def pack(
     folder = Path(folder).expanduser()
     config, tensors = load_adapter(folder)
     stated = [] if results is None else read_results(results, config)
-    if config.backbone not in EMBEDDED and (hub_id(config.backbone) is None or Path(config.backbone).exists()):
+    if config.backbone not in EMBEDDED and (hub_id(config.backbone) is None or os.path.exists(config.backbone)):
         config = replace(config, backbone=re.split(r"[/\\]", config.backbone.rstrip("/\\"))[-1] or "unnamed")
     if not train_names:
         config = replace(config, train_keys=[])

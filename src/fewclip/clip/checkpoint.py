@@ -76,7 +76,7 @@ def load(name_or_path: str, *, quick_gelu: bool | None = None) -> CLIP:
 def hub_id(name: str) -> str | None:
     """The hub repository that a backbone's name stands for; None for an embedded one, a path, and what is no name.
     Nothing is looked up."""
-    if name in EMBEDDED:
+    if name in EMBEDDED or ".." in name:
         return None
     try:
         return _hub_name(name)
