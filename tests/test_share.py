@@ -276,6 +276,12 @@ def test_a_damaged_adapter_is_not_pushed(hub: Hub, fitted: Path, tmp_path: Path,
     assert not hub.requests
 
 
+def test_what_would_not_be_fetched_is_not_pushed(hub: Hub, fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MOST_BYTES, WEIGHTS, 100)
+    assert main(["push", str(fitted), MINE]) == 2
+    assert not hub.requests
+
+
 def test_results_of_another_adapter_are_refused(fitted: Path, backbone: CLIP, tmp_path: Path) -> None:
     (tmp_path / "e.json").write_text(json.dumps({"weights_sha256": "0" * 64}))
     with pytest.raises(DataError, match="another adapter"):

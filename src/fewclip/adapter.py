@@ -119,15 +119,12 @@ def read_config(folder: str | Path) -> AdapterConfig:
     return config
 
 
-def load_adapter(folder: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
-    """Read an adapter.
+def read_adapter(folder: str | Path) -> tuple[AdapterConfig, bytes]:
+    """The configuration of an adapter and the bytes of the weights that belong to it.
 
     Raises:
         AdapterError: no adapter there, one of a newer format, or a damaged one.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
     folder = Path(folder)
     config = read_config(folder)
     if not (folder / WEIGHTS).is_file():
@@ -140,7 +137,29 @@ def load_adapter(folder: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
             f"{folder / WEIGHTS} is truncated or was changed: its checksum is not the one in {CONFIG}. Copy the adapter "
             "again, or fit anew."
         )
+    return config, data
+
+
+def load_adapter(folder: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
+    """The configuration of an adapter and its tensors.
+
+    Raises:
+        AdapterError: as `read_adapter`, or weights that are no safetensors file.
+    """
+    config, data = read_adapter(folder)
+    return config, tensors_of(data, Path(folder) / WEIGHTS)
+
+
+def tensors_of(data: bytes, path: Path) -> dict[str, Tensor]:
+    """The tensors in the bytes of the weights' file.
+
+    Raises:
+        AdapterError
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     try:
-        return config, load(data)
+        return load(data)
     except SafetensorError as error:
-        raise AdapterError(f"{folder / WEIGHTS} is no safetensors file ({error}): fit anew.") from error
+        raise AdapterError(f"{path} is no safetensors file ({error}): fit anew.") from error

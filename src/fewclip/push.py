@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewclip.adapter import CARD, CONFIG, WEIGHTS, load_adapter
+from fewclip.adapter import CARD, CONFIG, WEIGHTS, read_adapter, tensors_of
 from fewclip.card import model_card
 from fewclip.clip.checkpoint import EMBEDDED, hub_id
 from fewclip.errors import DataError, FewclipError, OutputError
@@ -24,18 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Package:
-    """What is sent: files by their names in the repository, as bytes or where they are."""
+    """What is sent: the bytes of files by their names in the repository."""
 
     repo: str
-    files: dict[str, bytes | Path]
+    files: dict[str, bytes]
     train_names: int
     """Names of training images that adapter_config.json holds."""
-
-    def sizes(self) -> dict[str, int]:
-        """Bytes by file."""
-        return {
-            name: len(file) if isinstance(file, bytes) else file.stat().st_size for name, file in self.files.items()
-        }
 
 
 def pack(
@@ -71,7 +65,8 @@ def pack(
             "cc-by-4.0 or other."
         )
     folder = Path(folder).expanduser()
-    config, tensors = load_adapter(folder)
+    config, weights = read_adapter(folder)
+    tensors = tensors_of(weights, folder / WEIGHTS)
     stated = [] if results is None else read_results(results, config)
     if config.backbone not in EMBEDDED and (hub_id(config.backbone) is None or os.path.exists(config.backbone)):
         config = replace(config, backbone=re.split(r"[/\\]", config.backbone.rstrip("/\\"))[-1] or "unnamed")
@@ -82,11 +77,10 @@ def pack(
     else:
         text = _own_card(Path(card))
     settings = json.dumps(asdict(config), indent=2, ensure_ascii=False) + "\n"
-    files: dict[str, bytes | Path] = {CARD: text.encode(), CONFIG: settings.encode(), WEIGHTS: folder / WEIGHTS}
-    package = Package(repo, files, len(config.train_keys))
+    files = {CARD: text.encode(), CONFIG: settings.encode(), WEIGHTS: weights}
     for name in MOST_BYTES:
-        check_size(repo, name, package.sizes()[name])
-    return package
+        check_size(repo, name, len(files[name]))
+    return Package(repo, files, len(config.train_keys))
 
 
 def _own_card(path: Path) -> str:
@@ -131,10 +125,7 @@ def upload(
             )
         if revision is not None and revision != "main":
             api.create_branch(repo, branch=revision, exist_ok=True)
-        operations = [
-            CommitOperationAdd(name, file if isinstance(file, bytes) else str(file))
-            for name, file in package.files.items()
-        ]
+        operations = [CommitOperationAdd(name, data) for name, data in package.files.items()]
         done = api.create_commit(
             repo,
             operations,

@@ -52,22 +52,20 @@ def push(arguments: list[str]) -> int:
         card=options.card,
         train_names=options.train_names,
     )
-    for name, size in package.sizes().items():
+    for name, data in package.files.items():
         names = (
             f"  with the names of {package.train_names} training images"
             if name == CONFIG and package.train_names
             else ""
         )
-        print(f"{size:>12,} bytes  {name}{names}")
+        print(f"{len(data):>12,} bytes  {name}{names}")
     if options.licence is None and options.card is None:
         print("Note: the card states no licence; add --licence mit, or another.")
     if options.dry_run:
-        content = package.files[CARD]
-        assert isinstance(content, bytes)
         place = options.card
         if place is None:
             place = options.adapter.expanduser() / DRAFT
-            write_bytes(place, content)
+            write_bytes(place, package.files[CARD])
         print(f"Nothing was sent to {options.repo}. The card is {place}; to send an edited one, give it with --card.")
         return 0
     address = upload(
