@@ -18,12 +18,16 @@ from typing import Any
 
 from torch import Tensor
 
+from fewclip.card import model_card, plain
 from fewclip.errors import AdapterError
 from fewclip.files import write_json, write_tensors, write_text
 from fewclip.version import __version__
 
 WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
+DRAFT = "README.hub.md"
+"""A card that `fewclip push --dry-run` wrote."""
 FORMAT = 1
+"""Raised when an older fewclip could no longer read what this one writes; what is merely added needs no new one."""
 
 
 @dataclass
@@ -48,6 +52,17 @@ class AdapterConfig:
     format: int = FORMAT
 
 
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(
+        ("method", "backbone", "backbone_fingerprint", "template", "weights_sha256", "fewclip_version"), str
+    ),
+    **dict.fromkeys(("classes", "added_classes", "train_keys"), list),
+    **dict.fromkeys(("settings", "training"), dict),
+    "format": int,
+}
+"""Of which type each value is; lists are of strings."""
+
+
 def save_adapter(folder: str | Path, config: AdapterConfig, tensors: dict[str, Tensor]) -> None:
     """Write an adapter into a folder; its files are replaced whole, the configuration last.
 
@@ -61,37 +76,60 @@ def save_adapter(folder: str | Path, config: AdapterConfig, tensors: dict[str, T
     write_json(folder / CONFIG, asdict(config))
 
 
-def load_adapter(folder: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
-    """Read an adapter. Keys of newer versions that this one doesn't know are passed over.
+def read_config(folder: str | Path) -> AdapterConfig:
+    """The configuration of an adapter. Keys of newer versions that this one doesn't know are passed over.
 
     Raises:
-        AdapterError: no adapter there, or a damaged one.
+        AdapterError: no adapter there, one of a newer format, or a damaged configuration.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
     folder = Path(folder)
     if not folder.is_dir():
         raise AdapterError(
             f"There is no adapter folder {folder}: give the folder that `fewclip fit … -o FOLDER` wrote."
         )
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise AdapterError(
-                f"{folder} is no finished adapter, {name} is missing: give the folder that `fewclip fit` wrote."
-            )
+    path = folder / CONFIG
+    if not path.is_file():
+        raise AdapterError(
+            f"{folder} is no finished adapter, {CONFIG} is missing: give the folder that `fewclip fit` wrote."
+        )
     try:
-        raw = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        known = {key: raw[key] for key in AdapterConfig.__dataclass_fields__ if key in raw}
-        config = AdapterConfig(**known)
-    except (ValueError, TypeError) as error:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise AdapterError(f"{path} can't be read ({error}): copy the adapter again, or fit anew.") from error
+    if not isinstance(raw, dict) or "backbone_fingerprint" not in raw:
         raise AdapterError(
-            f"{folder / CONFIG} can't be read ({error}): copy the adapter again, or fit anew."
-        ) from error
-    if config.format > FORMAT:
+            f"{path} can't be read as an adapter of fewclip (it lacks backbone_fingerprint; other libraries use the same "
+            "file name): give a folder that `fewclip fit` wrote."
+        )
+    if isinstance(raw.get("format"), int) and raw["format"] > FORMAT:
         raise AdapterError(
-            f"{folder} has adapter format {config.format} of fewclip {config.fewclip_version}, but fewclip {__version__} "
-            f"reads formats up to {FORMAT}: upgrade fewclip."
+            f"{folder} has adapter format {raw['format']} of fewclip {plain(raw.get('fewclip_version'))}, but fewclip "
+            f"{__version__} reads formats up to {FORMAT}: upgrade fewclip."
+        )
+    try:
+        config = AdapterConfig(**{key: raw[key] for key in AdapterConfig.__dataclass_fields__ if key in raw})
+    except TypeError as error:
+        raise AdapterError(f"{path} can't be read ({error}): copy the adapter again, or fit anew.") from error
+    for name, kind in _KINDS.items():
+        value = getattr(config, name)
+        if not isinstance(value, kind) or (isinstance(value, list) and not all(isinstance(v, str) for v in value)):
+            raise AdapterError(
+                f"{path} can't be read ({name} is {str(value)[:40]!r}): copy the adapter again, or fit anew."
+            )
+    return config
+
+
+def read_adapter(folder: str | Path) -> tuple[AdapterConfig, bytes]:
+    """The configuration of an adapter and the bytes of the weights that belong to it.
+
+    Raises:
+        AdapterError: no adapter there, one of a newer format, or a damaged one.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    if not (folder / WEIGHTS).is_file():
+        raise AdapterError(
+            f"{folder} is no finished adapter, {WEIGHTS} is missing: give the folder that `fewclip fit` wrote."
         )
     data = (folder / WEIGHTS).read_bytes()
     if hashlib.sha256(data).hexdigest() != config.weights_sha256:
@@ -99,55 +137,29 @@ def load_adapter(folder: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
             f"{folder / WEIGHTS} is truncated or was changed: its checksum is not the one in {CONFIG}. Copy the adapter "
             "again, or fit anew."
         )
+    return config, data
+
+
+def load_adapter(folder: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
+    """The configuration of an adapter and its tensors.
+
+    Raises:
+        AdapterError: as `read_adapter`, or weights that are no safetensors file.
+    """
+    config, data = read_adapter(folder)
+    return config, tensors_of(data, Path(folder) / WEIGHTS)
+
+
+def tensors_of(data: bytes, path: Path) -> dict[str, Tensor]:
+    """The tensors in the bytes of the weights' file.
+
+    Raises:
+        AdapterError
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     try:
-        return config, load(data)
+        return load(data)
     except SafetensorError as error:
-        raise AdapterError(f"{folder / WEIGHTS} is no safetensors file ({error}): fit anew.") from error
-
-
-def model_card(config: AdapterConfig, parameters: int) -> str:
-    """The README.md of an adapter, with the metadata that the Hugging Face hub reads."""
-    t = config.training
-    classes = ", ".join(config.classes[:50]) + (f", … ({len(config.classes)})" if len(config.classes) > 50 else "")
-    settings = "\n".join(f"| `{k}` | {v} |" for k, v in (config.settings | t.get("settings", {})).items())
-    result = "".join(f"* {name}: {value}\n" for name, value in t.get("results", {}).items()) or "* not evaluated\n"
-    return f"""---
-library_name: fewclip
-base_model: {config.backbone}
-tags: [fewclip, {config.method}, clip, few-shot]
----
-# {config.method} adapter for {config.backbone}
-
-{parameters:,} trained numbers that adapt a frozen CLIP to {len(config.classes)} classes
-({t.get("shots") or "all"} images a class, {t.get("images", 0)} in all). CLIP's own weights are not in this folder.
-
-* Classes: {classes}
-* Template: `{config.template}`
-* Backbone fingerprint: `{config.backbone_fingerprint[:16]}…`
-* Data: {t.get("data", "not recorded")}
-* Trained in {t.get("seconds", 0):.0f} s with fewclip {config.fewclip_version}
-
-## Use
-
-```python
-from fewclip import FewShotClassifier
-classifier = FewShotClassifier.load("this folder")
-classifier.predict(["image.jpg"])
-classifier.predict_proba(["image.jpg"], classes=["a known class", "a new class"])
-```
-
-Classes that were not trained are scored by name, as CLIP does it.
-
-## Results
-
-{result}
-## Settings
-
-| setting | value |
-|---|---|
-{settings}
-
-## Licence
-
-State the licence of the training images and of the backbone here before you share this adapter.
-"""
+        raise AdapterError(f"{path} is no safetensors file ({error}): fit anew.") from error

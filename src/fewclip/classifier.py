@@ -56,6 +56,7 @@ class FewShotClassifier:
         method_: the trained method. clip_: its backbone. template_: the template in use.
         history_: one dict an epoch: epoch, lr, loss. seconds_: time of training.
         training_: a summary for the adapter file. train_keys_: names of the training images within their data set.
+        weights_sha256_: checksum of the file that it was loaded from; empty after `fit`.
 
     Raises:
         SettingsError: an unknown method or setting.
@@ -173,6 +174,7 @@ class FewShotClassifier:
                 self.history_, seconds = done.history, seconds + done.seconds
         self.method_.eval().requires_grad_(False)
         self.seconds_ = seconds
+        self.weights_sha256_ = ""
         self.train_keys_ = list(dataset.keys)
         self.training_: dict[str, Any] = {
             "data": dataset.name,
@@ -353,15 +355,64 @@ class FewShotClassifier:
 
     @classmethod
     def load(
-        cls, folder: str | Path, *, backbone: str | CLIP | None = None, device: str | None = None
+        cls,
+        folder: str | Path,
+        *,
+        backbone: str | CLIP | None = None,
+        device: str | None = None,
+        revision: str | None = None,
+        token: str | None = None,
     ) -> FewShotClassifier:
-        """Read an adapter. `backbone` says where its backbone is now, if not under the name it had.
+        """Read an adapter: a folder, or `user/name` (also `user/name@revision`) on the Hugging Face hub.
+
+        A local folder goes before a repository of the same name. `backbone` says where its backbone is now, if not under
+        the name it had. `revision` is a branch, a tag or a commit; `token` by default what huggingface_hub finds
+        (HF_TOKEN, `hf auth login`). Without a network the hub's cache is used.
 
         Raises:
-            AdapterError: no adapter, a damaged one, or one of another backbone.
+            AdapterError: no adapter, one that can't be fetched, a damaged one, or one of another backbone.
             BackboneError: the backbone can't be loaded.
         """
-        return revive(cls, folder, backbone, device)
+        return revive(cls, folder, backbone, device, revision, token)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        license: str | None = None,
+        results: str | Path | None = None,
+        train_names: bool = True,
+    ) -> str:
+        """Save the adapter with its model card in a repository of the Hugging Face hub; returns the commit's address.
+
+        `repo_id` is user/name, made if there is none; `private` is for a new one. `revision` is a branch. The card states
+        `license` (an identifier such as mit) and `results`, a file of `fewclip bench` or `fewclip eval --json`. Without
+        `train_names` the names of the training images are left out.
+
+        Raises:
+            OutputError: no access, no network, or a name or a licence that the hub doesn't take.
+            DataError: results that are not of this adapter.
+        """
+        self._check_fitted()
+        from fewclip.push import push
+
+        return push(
+            self,
+            repo_id,
+            {"licence": license, "results": results, "train_names": train_names},
+            {
+                "private": private,
+                "token": token,
+                "revision": revision,
+                "message": commit_message,
+                "create_pr": create_pr,
+            },
+        )
 
     # Inside
 

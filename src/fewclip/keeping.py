@@ -10,6 +10,7 @@ from fewclip.adapter import AdapterConfig, load_adapter, save_adapter
 from fewclip.clip.checkpoint import fingerprint
 from fewclip.clip.model import CLIP
 from fewclip.errors import AdapterError
+from fewclip.hub import check_backbone, find_adapter
 from fewclip.methods import find
 from fewclip.processes import Processes
 from fewclip.training import TrainSettings
@@ -36,9 +37,20 @@ def keep(classifier: FewShotClassifier, folder: str | Path) -> None:
     save_adapter(folder, config, dict(classifier.method_.state_dict()))
 
 
-def revive(kind: type[Kind], folder: str | Path, backbone: str | CLIP | None, device: str | None) -> Kind:
-    """The classifier that was kept in `folder`; settings of a newer version that this one doesn't know are left out."""
+def revive(
+    kind: type[Kind],
+    name: str | Path,
+    backbone: str | CLIP | None,
+    device: str | None,
+    revision: str | None,
+    token: str | None,
+) -> Kind:
+    """The classifier that was kept in the folder or repository `name`; settings of a newer version that this one doesn't
+    know are left out."""
+    folder, fetched = find_adapter(name, revision, token)
     config, tensors = load_adapter(folder)
+    if fetched and backbone is None:
+        check_backbone(str(name), config)
     of_method = {f.name for f in fields(find(config.method).Settings)}
     of_training = {f.name for f in fields(TrainSettings)}
     classifier = kind(
@@ -54,7 +66,7 @@ def revive(kind: type[Kind], folder: str | Path, backbone: str | CLIP | None, de
     found = fingerprint(classifier.clip_)
     if found != config.backbone_fingerprint:
         raise AdapterError(
-            f"{folder} was made on the backbone {config.backbone} (fingerprint {config.backbone_fingerprint[:12]}), but "
+            f"{name} was made on the backbone {config.backbone!r} (fingerprint {config.backbone_fingerprint[:12]}), but "
             f"{classifier.clip_.name or 'the one given'} is another (fingerprint {found[:12]}): load it with the backbone "
             "that it was made on."
         )
@@ -63,7 +75,7 @@ def revive(kind: type[Kind], folder: str | Path, backbone: str | CLIP | None, de
         method.load_state_dict(tensors)
     except RuntimeError as error:
         raise AdapterError(
-            f"The tensors in {folder} are not those of {config.method} on this backbone: {error}"
+            f"The tensors in {name} are not those of {config.method} on this backbone: {error}"
         ) from error
     classifier.method_ = method.to(classifier.clip_.device).eval().requires_grad_(False)
     classifier.template_ = config.template
@@ -71,4 +83,5 @@ def revive(kind: type[Kind], folder: str | Path, backbone: str | CLIP | None, de
     classifier.training_, classifier.train_keys_ = config.training, config.train_keys
     classifier.history_ = config.training.get("history", [])
     classifier.seconds_ = config.training.get("seconds", 0.0)
+    classifier.weights_sha256_ = config.weights_sha256
     return classifier

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from fewclip.adapter import CARD, CONFIG, WEIGHTS
+from fewclip.adapter import CARD, CONFIG, DRAFT, WEIGHTS
 from fewclip.classifier import DEFAULT_BACKBONE, FewShotClassifier
 from fewclip.data import EMBEDDED, read_data
 from fewclip.errors import OutputError
@@ -120,14 +120,14 @@ def check_out(out: Path, overwrite: bool) -> None:
         return
     present = {p.name for p in out.iterdir() if not p.name.endswith(".tmp")}
     if overwrite:
-        for name in (CONFIG, WEIGHTS, CARD, CHECKPOINT):
+        for name in (CONFIG, WEIGHTS, CARD, CHECKPOINT, DRAFT):
             (out / name).unlink(missing_ok=True)
-        present -= {CONFIG, WEIGHTS, CARD, CHECKPOINT}
+        present -= {CONFIG, WEIGHTS, CARD, CHECKPOINT, DRAFT}
     if CONFIG in present:
         raise OutputError(
             f"The output folder {out} holds a finished adapter: give another with -o, or add --overwrite."
         )
-    others = sorted(present - {CHECKPOINT, WEIGHTS, CARD})
+    others = sorted(present - {CHECKPOINT, WEIGHTS, CARD, DRAFT})
     if others:
         raise OutputError(f"The output folder {out} is not empty, it holds {others[0]}: give a new one with -o.")
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from fewclip.classifier import PREDICT_BATCH, FewShotClassifier
+from fewclip.cli.options import Adapter
 from fewclip.clip.preprocess import read_image
 from fewclip.data.folder import list_images
 from fewclip.errors import DataError, SettingsError
@@ -20,8 +21,7 @@ from fewclip.errors import DataError, SettingsError
 
 @dataclass(frozen=True, kw_only=True)
 class Predict:
-    adapter: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ADAPTER")]
-    """Folder that `fewclip fit` wrote."""
+    adapter: Adapter
     images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="[IMAGES]")]
     """Images, or folders of images."""
     classes: str | None = None
