@@ -14,6 +14,7 @@ from small import random_tokens, small_clip
 
 from fewclip import FewShotClassifier
 from fewclip.checkpointing import Checkpoint
+from fewclip.classes import prompts_for
 from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
 from fewclip.errors import SettingsError, TrainingError
@@ -196,6 +197,18 @@ def test_a_probe_of_two_classes(backbone: CLIP, pairs: Pairs) -> None:
 def test_a_diverging_run_says_so(backbone: CLIP, pairs: Pairs) -> None:
     with pytest.raises(TrainingError, match="Lower lr"):
         make(backbone, "provp", lr=1e30, epochs=4, warmup_epochs=0).fit(pairs)
+
+
+@pytest.mark.parametrize(("template", "words"), [("a texture of {}.", 3), ("{}", 0), ("so " * 20 + "{}", 16)])
+def test_prograd_starts_from_the_template_of_its_prompts(backbone: CLIP, template: str, words: int) -> None:
+    prompts = prompts_for(find("prograd")(backbone), ["cat", "red dog"], template)
+    method = find("prograd")(backbone)
+    method.prepare(prompts)  # of prompts alone: nothing that another method or call left behind
+    context = method.get_parameter("context")
+    assert context[16 - words :].ne(0).any(1).all()
+    assert context[: 16 - words].eq(0).all() == bool(words) or words == 16
+    if words == 3:
+        torch.testing.assert_close(context[13:], backbone.token_embedding(prompts.templates[0].tokens[0, 1:4]))
 
 
 def test_proda_uses_the_whole_pool_before_it_draws_anew() -> None:

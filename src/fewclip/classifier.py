@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fewclip.checkpointing import Checkpoint
-from fewclip.classes import check_names, key, make_prompts
+from fewclip.classes import check_names, key, prompts_for
 from fewclip.clip.checkpoint import fingerprint
 from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
@@ -375,18 +375,7 @@ class FewShotClassifier:
         self.clip_ = clip.to(device).requires_grad_(False).eval()
 
     def _prompts(self, names: Sequence[str], template: str | None = None, unseen: bool = False) -> Prompts:
-        """The sentences that the method asks for, and which of the names it was trained on."""
-        sentence, templates = self.method_.sentences(template or self.template_)
-        trained = [] if unseen else [key(name) for name in self.trained_classes_]
-        labels = match([key(name) for name in names], trained)
-        return make_prompts(
-            names,
-            sentence,
-            self.clip_.tokenizer,
-            self.clip_.config.context_length,
-            templates=templates,
-            labels=[-1 if label is None else label for label in labels],
-        )
+        return prompts_for(self.method_, names, template or self.template_, () if unseen else self.trained_classes_)
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "method_"):

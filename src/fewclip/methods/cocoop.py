@@ -85,7 +85,7 @@ class CoCoOp(Method):
     ) -> Float[Tensor, "batch classes"]:
         """scale · cos(f_b, w_bc), a few images at a time."""
         f = frozen.image_features(self.clip, images)
-        few = max(1, PROMPTS_AT_ONCE // len(classes.eot))
+        few = max(1, PROMPTS_AT_ONCE // len(classes))
         rows = [
             (self.text_features(classes, self.meta_net(part)) @ part[..., None]).squeeze(-1) for part in f.split(few)
         ]

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewclip.clip.edits import Insertion
-from fewclip.clip.model import CLIP, Stem
+from fewclip.clip.model import CLIP, Stem, TextTokens
 from fewclip.clip.prompts import Prompts
 from fewclip.errors import SettingsError
 from fewclip.methods.base import SCALE, Method, unit
@@ -162,7 +162,7 @@ class MMRL(Method):
         x = visual.ln_post(torch.cat([visual.finish(part, edit.image, read) for part in parts]))
         return unit(x[:, 0] @ visual.proj), unit(self._project(x[:, 1:].mean(dim=1)))
 
-    def text_features(self, stem: TextGroups, tokens: Tensor | None) -> Float[Tensor, "classes d"]:
+    def text_features(self, stem: TextGroups[Stem[TextTokens]], tokens: Tensor | None) -> Float[Tensor, "classes d"]:
         """w (C, d), L2-normalised."""
         edit = None if tokens is None else Insertion(self.text_first, tokens, self.mix).text
         return unit(self.clip.text_features(stem, edit))

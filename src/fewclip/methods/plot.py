@@ -75,7 +75,8 @@ class PLOT(Method):
         self._slots = self.read(prompts)
 
     def read(self, prompts: Prompts) -> list[Slots]:
-        return [Slots(self.clip, one, self.settings.context_tokens) for one in prompts.templates]
+        count, share = self.settings.context_tokens, len(prompts.templates)
+        return [Slots(self.clip, one, count, share=share) for one in prompts.templates]
 
     def text_features(self, slots: list[Slots]) -> Float[Tensor, "n classes dim"]:
         """h, not normalised."""

@@ -38,6 +38,9 @@ class ProDASettings:
     """α: how firmly the contexts are kept apart."""
 
 
+POSITIONS: tuple[Position, ...] = ("end", "middle", "front")
+
+
 class ProDA(Method):
     name = "proda"
     title = "ProDA"
@@ -67,8 +70,9 @@ class ProDA(Method):
         return sentence(self.settings.context_tokens), ()
 
     def read(self, prompts: Prompts) -> dict[Position, Slots]:
-        count = self.settings.context_tokens
-        return {p: Slots(self.clip, prompts, count, p) for p in ("end", "middle", "front") if p in self.positions}
+        places = [p for p in POSITIONS if p in self.positions]
+        count, share = self.settings.context_tokens, len(places)
+        return {p: Slots(self.clip, prompts, count, p, share=share) for p in places}
 
     def prepare(self, prompts: Prompts) -> None:
         self._slots = self.read(prompts)
