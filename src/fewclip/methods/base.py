@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +82,10 @@ class Method(nn.Module, ABC):
     """Tensors whose shape is known when the training classes or images are; `load_state_dict` takes any shape."""
     whole_batches: ClassVar[bool] = False
     """The loss compares the images of a batch, so that it can't be split into parts or over processes."""
+    chooses: ClassVar[str] = ""
+    """What it chooses by validation images, in a few words; empty where it has no use for them."""
+    published_val: ClassVar[Literal["", "few", "all"]] = ""
+    """Which of them its published runs look at: at most 4 of each class, or the whole val split."""
     score_settings: ClassVar[tuple[str, ...]] = ()
     """Those that change `scores` alone, so that one training serves all their values."""
 
@@ -104,6 +108,11 @@ class Method(nn.Module, ABC):
 
     def memorise(self, examples: Examples, val: Examples | None = None) -> None:
         """Learn what needs no gradient: called once, between `prepare` and the first step."""
+
+    @property
+    def chosen(self) -> dict[str, float]:
+        """The settings that validation images chose, by name; empty where there were none."""
+        return {}
 
     # Training
 
