@@ -171,8 +171,9 @@ class FewShotClassifier:
                 resume = None
                 if checkpoint is not None:
                     resume = Checkpoint(Path(checkpoint), self._identity(dataset, settings, own))
-                total = settings.epochs * len(batches) * batches.batch_size
-                with ProgressBar(self.method, settings.epochs, total, shown=self.verbose and processes.main) as bar:
+                epochs = settings.epochs * self.method_.stages
+                total = epochs * len(batches) * batches.batch_size
+                with ProgressBar(self.method, epochs, total, shown=self.verbose and processes.main) as bar:
                     done = train(self.method_, batches, settings, processes, checkpoint=resume, report=bar.report)
                 self.history_, seconds = done.history, seconds + done.seconds
         self.method_.eval().requires_grad_(False)

@@ -130,8 +130,16 @@ class Method(nn.Module, ABC):
         step.update(gradients)
         return loss
 
+    @property
+    def stages(self) -> int:
+        """Trainings one after the other, each with all epochs, the whole schedule and a fresh optimiser."""
+        return 1
+
+    def begin_stage(self, stage: int) -> None:
+        """Called before the first step of each, counted from 1, and where a run goes on in one."""
+
     def end_epoch(self, epoch: int, epochs: int) -> None:
-        """Called behind the last step of each epoch, counted from 1."""
+        """Called behind the last step of each epoch of a stage, counted from 1."""
 
     def training_state(self) -> dict[str, Tensor]:
         """Tensors that training needs and the adapter doesn't; a checkpoint keeps them and writes them back in place."""
