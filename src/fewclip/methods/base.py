@@ -195,6 +195,11 @@ def unit(x: Float[Tensor, "*n dim"]) -> Float[Tensor, "*n dim"]:
     return x / x.norm(dim=-1, keepdim=True)
 
 
+def cosine_gap(a: Float[Tensor, "n dim"], b: Float[Tensor, "n dim"]) -> Tensor:
+    """1 - the mean cosine of unit features, row by row."""
+    return 1 - (a * b).sum(-1).mean()
+
+
 def normal(*shape: int, std: float = 0.02) -> nn.Parameter:
     """A parameter of that shape from N(0, std²)."""
     return nn.Parameter(std * torch.randn(shape))

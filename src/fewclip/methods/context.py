@@ -37,6 +37,14 @@ def embed_words(clip: CLIP, prompts: Prompts, first: int, count: int) -> Float[T
     return clip.token_embedding(prompts.tokens[0, first : first + count].to(clip.device)).detach()
 
 
+@torch.no_grad()
+def start_from_words(context: Float[Tensor, "m width"], words: str, clip: CLIP, prompts: Prompts) -> None:
+    """Context vectors start from the embeddings of the words in whose place they stand, if there are as many words; if
+    not, from what they are."""
+    if len(words.split()) >= len(context):
+        context.copy_(embed_words(clip, prompts, 1, len(context)))
+
+
 class Slots:
     """Prompts in which the M tokens behind the start token are replaced by context vectors.
 

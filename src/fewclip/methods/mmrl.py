@@ -18,7 +18,7 @@ from fewclip.clip.edits import Insertion
 from fewclip.clip.model import CLIP, Stem, TextTokens
 from fewclip.clip.prompts import Prompts
 from fewclip.errors import SettingsError
-from fewclip.methods.base import SCALE, Method, unit
+from fewclip.methods.base import SCALE, Method, cosine_gap, unit
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -229,8 +229,8 @@ class MMRL(Method):
         return torch.log(alpha * by_class.softmax(-1) + (1 - alpha) * by_rep.softmax(-1))
 
 
-REGULARISERS = {
-    "cosine": lambda a, b: 1 - (a * b).sum(-1).mean(),
+REGULARISERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cosine": cosine_gap,
     "l1": F.l1_loss,
     "mse": F.mse_loss,
 }

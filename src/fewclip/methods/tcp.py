@@ -16,7 +16,7 @@ from fewclip.clip.model import CLIP, Stem, TextTokens
 from fewclip.clip.prompts import Prompts
 from fewclip.errors import SettingsError
 from fewclip.methods import frozen
-from fewclip.methods.base import normal, unit
+from fewclip.methods.base import cosine_gap, normal, unit
 from fewclip.methods.context import Slots, sentence
 from fewclip.methods.coop import coop_training
 from fewclip.methods.cosine import CosineMethod
@@ -107,5 +107,5 @@ class TCP(CosineMethod):
     def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
         out = super().loss(images, labels)
         out["loss_ce"] = out["loss"]
-        out["loss_kg"] = self.settings.kg_weight * (1 - (out["text_features"] * self._read[1]).sum(-1).mean())
+        out["loss_kg"] = self.settings.kg_weight * cosine_gap(out["text_features"], self._read[1])
         return out | {"loss": out["loss_ce"] + out["loss_kg"]}
