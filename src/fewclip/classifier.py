@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fewclip.checkpointing import Checkpoint
-from fewclip.classes import check_names, key, make_prompts
+from fewclip.classes import check_names, key, prompts_for
 from fewclip.clip.checkpoint import fingerprint
 from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
@@ -24,9 +24,10 @@ from fewclip.data.examples import DatasetExamples
 from fewclip.data.loader import TrainingBatches
 from fewclip.data.matching import match
 from fewclip.data.stream import pixel_batches
+from fewclip.data.validation import held_out
 from fewclip.errors import DataError, FewclipError, SettingsError
 from fewclip.keeping import keep, revive
-from fewclip.methods import find, make_settings
+from fewclip.methods import check_chooses, find, make_settings
 from fewclip.processes import Processes
 from fewclip.progress import ProgressBar
 from fewclip.templates import find_template
@@ -123,9 +124,9 @@ class FewShotClassifier:
     ) -> FewShotClassifier:
         """Train on a folder with one folder a class, an embedded data set, pairs (image, class name), or images and `labels`.
 
-        `val`, labelled images of the same classes, is for methods that choose a setting by them (linear-probe,
-        tip-adapter); others don't look at it. With `checkpoint`, a path, the state of the run is kept there and a run that
-        was interrupted goes on from it.
+        `val`, labelled images of the same classes, is for methods that choose settings by them (linear-probe: C;
+        tip-adapter and tip-adapter-f: α and β); the others have no use for it and refuse it. Files that are trained on are
+        left out. With `checkpoint`, a path, the state of the run is kept there and a run that was interrupted goes on from it.
 
         Raises:
             DataError: unusable data, one class only, fewer images than shots, an unreadable image.
@@ -134,6 +135,8 @@ class FewShotClassifier:
         """
         settings, own = self.split_settings()
         kind = find(self.method)
+        if val is not None:
+            check_chooses(self.method)
         dataset = read_data(_paired(data, labels))
         if len(dataset.classes) < 2:
             raise DataError(
@@ -160,6 +163,7 @@ class FewShotClassifier:
             self.method_.prepare(prompts)
             checks = None if val is None else self._val_examples(val, dataset, settings)
             self.method_.memorise(self._examples(dataset, settings), checks)
+            val_images = 0 if checks is None else len(checks.labels)
             seconds = time.monotonic() - started
             if self.method_.parameter_count():
                 batches = self._batches(dataset, settings, processes)
@@ -168,8 +172,9 @@ class FewShotClassifier:
                 resume = None
                 if checkpoint is not None:
                     resume = Checkpoint(Path(checkpoint), self._identity(dataset, settings, own))
-                total = settings.epochs * len(batches) * batches.batch_size
-                with ProgressBar(self.method, settings.epochs, total, shown=self.verbose and processes.main) as bar:
+                epochs = settings.epochs * self.method_.stages
+                total = epochs * len(batches) * batches.batch_size
+                with ProgressBar(self.method, epochs, total, shown=self.verbose and processes.main) as bar:
                     done = train(self.method_, batches, settings, processes, checkpoint=resume, report=bar.report)
                 self.history_, seconds = done.history, seconds + done.seconds
         self.method_.eval().requires_grad_(False)
@@ -180,6 +185,8 @@ class FewShotClassifier:
             "data": dataset.name,
             "shots": self.shots,
             "images": len(dataset),
+            "val_images": val_images,
+            "chosen": self.method_.chosen,
             "seconds": round(seconds, 3),
             "history": self.history_,
             "settings": asdict(settings),
@@ -207,7 +214,7 @@ class FewShotClassifier:
     def _val_examples(self, val: Any, dataset: Dataset, settings: TrainSettings) -> DatasetExamples:
         """Validation images, labelled as the training classes are."""
         images = read_data(val, "val") if isinstance(val, (str, Path)) else read_data(val)
-        return self._examples(images.only(dataset.classes), settings)
+        return self._examples(held_out(images, dataset), settings)
 
     def _identity(self, dataset: Dataset, settings: TrainSettings, own: Any) -> dict[str, Any]:
         """What must be equal for a checkpoint to be of this run; how fast or how often it saves does not count."""
@@ -426,18 +433,7 @@ class FewShotClassifier:
         self.clip_ = clip.to(device).requires_grad_(False).eval()
 
     def _prompts(self, names: Sequence[str], template: str | None = None, unseen: bool = False) -> Prompts:
-        """The sentences that the method asks for, and which of the names it was trained on."""
-        sentence, templates = self.method_.sentences(template or self.template_)
-        trained = [] if unseen else [key(name) for name in self.trained_classes_]
-        labels = match([key(name) for name in names], trained)
-        return make_prompts(
-            names,
-            sentence,
-            self.clip_.tokenizer,
-            self.clip_.config.context_length,
-            templates=templates,
-            labels=[-1 if label is None else label for label in labels],
-        )
+        return prompts_for(self.method_, names, template or self.template_, () if unseen else self.trained_classes_)
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "method_"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +82,10 @@ class Method(nn.Module, ABC):
     """Tensors whose shape is known when the training classes or images are; `load_state_dict` takes any shape."""
     whole_batches: ClassVar[bool] = False
     """The loss compares the images of a batch, so that it can't be split into parts or over processes."""
+    chooses: ClassVar[str] = ""
+    """What it chooses by validation images, in a few words; empty where it has no use for them."""
+    published_val: ClassVar[Literal["", "few", "all"]] = ""
+    """Which of them its published runs look at: at most 4 of each class, or the whole val split."""
     score_settings: ClassVar[tuple[str, ...]] = ()
     """Those that change `scores` alone, so that one training serves all their values."""
 
@@ -105,6 +109,11 @@ class Method(nn.Module, ABC):
     def memorise(self, examples: Examples, val: Examples | None = None) -> None:
         """Learn what needs no gradient: called once, between `prepare` and the first step."""
 
+    @property
+    def chosen(self) -> dict[str, float]:
+        """The settings that validation images chose, by name; empty where there were none."""
+        return {}
+
     # Training
 
     @abstractmethod
@@ -121,8 +130,16 @@ class Method(nn.Module, ABC):
         step.update(gradients)
         return loss
 
+    @property
+    def stages(self) -> int:
+        """Trainings one after the other, each with all epochs, the whole schedule and a fresh optimiser."""
+        return 1
+
+    def begin_stage(self, stage: int) -> None:
+        """Called before the first step of each, counted from 1, and where a run goes on in one."""
+
     def end_epoch(self, epoch: int, epochs: int) -> None:
-        """Called behind the last step of each epoch, counted from 1."""
+        """Called behind the last step of each epoch of a stage, counted from 1."""
 
     def training_state(self) -> dict[str, Tensor]:
         """Tensors that training needs and the adapter doesn't; a checkpoint keeps them and writes them back in place."""
@@ -176,6 +193,11 @@ class Method(nn.Module, ABC):
 def unit(x: Float[Tensor, "*n dim"]) -> Float[Tensor, "*n dim"]:
     """L2-normalised features."""
     return x / x.norm(dim=-1, keepdim=True)
+
+
+def cosine_gap(a: Float[Tensor, "n dim"], b: Float[Tensor, "n dim"]) -> Tensor:
+    """1 - the mean cosine of unit features, row by row."""
+    return 1 - (a * b).sum(-1).mean()
 
 
 def normal(*shape: int, std: float = 0.02) -> nn.Parameter:
