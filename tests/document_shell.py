@@ -90,7 +90,9 @@ class Shell:
                 subprocess.run(words, cwd=self.folder, check=True)
                 return
             command = getattr(self, f"_{name.replace('-', '_')}", None)
-            assert command is not None, f"tests/document_shell.py can't run {name!r}: add it, or mark the block as not run"
+            assert command is not None, (
+                f"tests/document_shell.py can't run {name!r}: add it, or mark the block as not run"
+            )
             command(arguments)
 
     def _fewclip(self, arguments: list[str]) -> None:

@@ -67,7 +67,7 @@ EXTRA = {
 }
 """Arguments that are added to a command."""
 
-INCOMPLETE = {"data check": (1,)}  # the published data sets are tiny copies
+INCOMPLETE: dict[str, tuple[int, ...]] = {"data check": (1,)}  # the published data sets are tiny copies
 
 PAGES = {
     "README.md": Page((photos, rows)),

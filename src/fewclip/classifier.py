@@ -41,7 +41,7 @@ class FewShotClassifier:
 
     Args:
         method: a name in `fewclip.methods.METHODS`.
-        backbone: what `CLIP.from_pretrained` takes, or a CLIP.
+        backbone: what `CLIP.from_pretrained` takes, or a CLIP; by default `icon-clip`, which knows drawings alone.
         shots: images of each class to train on; None takes all.
         template: a sentence with `{}` where the class name goes, or a preset of `fewclip.templates`; by default the
             data set's own, else "a photo of a {}.".
