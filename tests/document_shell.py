@@ -45,10 +45,17 @@ class Shell:
     """A folder and an environment in which the commands of a page run, one behind the other.
 
     `extra`: command of fewclip -> arguments that are added to it. `statuses`: command -> exit statuses besides 0 that are right.
+    `parsed`: commands whose options are read and no more.
     """
 
-    def __init__(self, folder: Path, extra: dict[str, str], statuses: dict[str, tuple[int, ...]]) -> None:
-        self.folder, self.extra, self.statuses = folder, extra, statuses
+    def __init__(
+        self,
+        folder: Path,
+        extra: dict[str, str],
+        statuses: dict[str, tuple[int, ...]],
+        parsed: tuple[str, ...] = (),
+    ) -> None:
+        self.folder, self.extra, self.statuses, self.parsed = folder, extra, statuses, parsed
         self.environment: dict[str, str] = {}
         self.until_the_end = ExitStack()
         self.address = ADDRESS
@@ -98,6 +105,9 @@ class Shell:
     def _fewclip(self, arguments: list[str]) -> None:
         command = arguments[0]
         arguments = [*arguments, *shlex.split(self.extra.get(command, ""))]
+        if command in self.parsed:
+            read_options(arguments)
+            return
         if command == "serve":
             self._serve(arguments)
             return
@@ -163,8 +173,12 @@ def parse_only(line: str, shell: Shell) -> None:
     if "fewclip" not in words:
         return
     arguments = words[words.index("fewclip") + 1 :]
-    if words[0] not in ("fewclip", "accelerate") or not arguments:
-        return
+    if words[0] in ("fewclip", "accelerate") and arguments and not arguments[0].startswith("-"):
+        read_options(arguments)
+
+
+def read_options(arguments: list[str]) -> None:
+    """Read the options of a command of fewclip as the command does, and stop there."""
     reading, choosing = tyro.cli, tyro.extras.subcommand_cli_from_dict
 
     def stop(*given: Any, **options: Any) -> Any:

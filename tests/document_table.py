@@ -34,6 +34,13 @@ def adapter(folder: Path) -> None:
     FewShotClassifier("mmrl", shots=None, epochs=1, batch_size=12).fit(pairs).save(folder / "my-adapter")
 
 
+def shared_adapter(folder: Path) -> None:
+    """The same adapter as me/pets, a folder that is read where a hub's name is meant."""
+    adapter(folder)
+    (folder / "me").mkdir()
+    (folder / "my-adapter").rename(folder / "me" / "pets")
+
+
 def published(folder: Path) -> None:
     """DATA: a root with tiny copies of three published data sets."""
     for name in ("caltech101", "dtd", "eurosat"):
@@ -67,6 +74,9 @@ EXTRA = {
 }
 """Arguments that are added to a command."""
 
+PARSED = ("push",)
+"""Commands whose options are read and no more: they need an account."""
+
 INCOMPLETE: dict[str, tuple[int, ...]] = {"data check": (1,)}  # the published data sets are tiny copies
 
 PAGES = {
@@ -88,5 +98,16 @@ PAGES = {
     "docs/data.md": Page((published,), {"/data": "DATA"}, INCOMPLETE),
     "docs/serving.md": Page((photos, adapter)),
     "docs/export.md": Page((photos, adapter)),
+    "docs/sharing.md": Page(
+        (photos, shared_adapter),
+        {
+            "hf auth login": "",  # no account
+            "me/pets@v2": "me/pets",
+            'push_to_hub("me/pets", license="mit", private=True)': 'save("elsewhere")',
+        },
+    ),
+    "docs/scaling.md": Page((photos, adapter)),
+    "docs/security.md": Page((photos, adapter)),
+    "docs/reliability.md": Page((photos, adapter, rows)),
     "docs/api/clip.md": Page((photos,)),
 }

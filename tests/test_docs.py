@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import picture
 from document_shell import Shell, lines, parse_only
-from document_table import EVERYWHERE, EXTRA, PAGES, Page
+from document_table import EVERYWHERE, EXTRA, PAGES, PARSED, Page
 from documents import COMMAND, ROOT, Block, blocks, pages
 
 from fewclip import FewShotClassifier
@@ -53,7 +53,7 @@ def test_the_blocks_of_a_page_run(
         make(folder)
     module = types.ModuleType(re.sub(r"\W", "_", page))
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    shell = Shell(folder, EXTRA, table.statuses)
+    shell = Shell(folder, EXTRA, table.statuses, PARSED)
     with shell.until_the_end:
         for block in blocks(page):
             text = block.text
@@ -141,3 +141,15 @@ def test_every_method_is_described() -> None:
         assert f"**{name}**" in page, name
         if method.parameters_b16 not in ("0", "8,192 a class (16 shots)"):
             assert f"**{name}** ({method.parameters_b16})" in page, name
+
+
+def test_choosing_says_what_the_methods_say() -> None:
+    page = (ROOT / "docs/choosing.md").read_text().partition("## All methods")[2]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| `")]
+    assert [row[0].strip("`") for row in rows] == list(METHODS)
+    for name, new, training, _, schedule in rows:
+        method = METHODS[name.strip("`")]
+        assert new.startswith("yes") == bool(method.new_classes), name
+        settings = TrainSettings(**method.train_settings)
+        epochs = str(settings.epochs) if settings.epochs else f"{settings.steps_per_shot} steps a shot"
+        assert schedule == (f"{epochs}, {settings.batch_size}" if "steps" in training else ""), name
