@@ -21,7 +21,7 @@ from unittest.mock import patch
 import tyro
 from documents import ROOT
 
-from fewclip.cli import main
+from fewclip.cli import COMMANDS, main
 
 ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", flags=re.DOTALL)
 PLAIN = {"cat", "cp", "head", "ls", "mkdir", "mv", "rm", "tail", "wc"}
@@ -166,15 +166,12 @@ class Shell:
 
 
 def parse_only(line: str, shell: Shell) -> None:
-    """Read the options of the fewclip commands in a line of a block that is not run."""
+    """Read the options of the command of fewclip in a line that is not run, also behind `docker run` or `accelerate launch`."""
     words = shell.words(line)
-    while words and ASSIGNMENT.fullmatch(words[0]):
-        words = words[1:]
-    if "fewclip" not in words:
-        return
-    arguments = words[words.index("fewclip") + 1 :]
-    if words[0] in ("fewclip", "accelerate") and arguments and not arguments[0].startswith("-"):
-        read_options(arguments)
+    for place, word in enumerate(words):
+        rest = words[place + 1 :]
+        if word == "fewclip" and rest and (rest[0] in COMMANDS or (place == 0 and not rest[0].startswith("-"))):
+            read_options(rest)
 
 
 def read_options(arguments: list[str]) -> None:

@@ -153,3 +153,12 @@ def test_choosing_says_what_the_methods_say() -> None:
         settings = TrainSettings(**method.train_settings)
         epochs = str(settings.epochs) if settings.epochs else f"{settings.steps_per_shot} steps a shot"
         assert schedule == (f"{epochs}, {settings.batch_size}" if "steps" in training else ""), name
+
+
+def test_choosing_takes_its_numbers_from_the_results() -> None:
+    said = (ROOT / "docs/choosing.md").read_text().partition("## What we measured")[2]
+    report = (ROOT / "docs/results/icon-clip/report.md").read_text()
+    found = {f"{float(number):.1f}" for number in re.findall(r"\d+\.\d\d", report)}
+    numbers = re.findall(r"(\d+\.\d) %", said)
+    assert len(numbers) >= 8
+    assert set(numbers) <= found, set(numbers) - found
