@@ -5,10 +5,12 @@ This is all that differs between what a reader copies and what the tests run.
 
 from __future__ import annotations
 
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from conftest import picture
 from results import halves, write
 from tiny_sets import write_set
@@ -39,6 +41,20 @@ def shared_adapter(folder: Path) -> None:
     adapter(folder)
     (folder / "me").mkdir()
     (folder / "my-adapter").rename(folder / "me" / "pets")
+
+
+def many(folder: Path) -> None:
+    """list.txt, images.parquet and two tars in shards/, of some of the photos."""
+    arrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    some = sorted((folder / "photos" / "dog").glob("*.jpg"))[:4]
+    (folder / "list.txt").write_text("".join(f"{path.relative_to(folder)}\n" for path in some))
+    parquet.write_table(arrow.table({"image": [path.read_bytes() for path in some]}), folder / "images.parquet")
+    (folder / "shards").mkdir()
+    for number in range(2):
+        with tarfile.open(folder / "shards" / f"{number:03}.tar", "w") as tar:
+            for path in some[number::2]:
+                tar.add(path, path.name)
 
 
 def published(folder: Path) -> None:
@@ -106,7 +122,16 @@ PAGES = {
             'push_to_hub("me/pets", license="mit", private=True)': 'save("elsewhere")',
         },
     ),
-    "docs/scaling.md": Page((photos, adapter)),
+    "docs/scaling.md": Page(
+        (photos, adapter, many),
+        {
+            "{000..123}": "{000..001}",
+            " --processes 4": " --processes 1",
+            "/shared/photos": "photos",
+            "/shared/labels.parquet": "shared.parquet",
+            " --executor ray --gpus-per-process 1": "",  # no cluster
+        },
+    ),
     "docs/security.md": Page((photos, adapter)),
     "docs/reliability.md": Page((photos, adapter, rows)),
     "docs/api/clip.md": Page((photos,)),
