@@ -42,7 +42,7 @@ class FewShotClassifier:
 
     Args:
         method: a name in `fewclip.methods.METHODS`.
-        backbone: what `CLIP.from_pretrained` takes, or a CLIP.
+        backbone: what `CLIP.from_pretrained` takes, or a CLIP; by default `icon-clip`, which knows drawings alone.
         shots: images of each class to train on; None takes all.
         template: a sentence with `{}` where the class name goes, or a preset of `fewclip.templates`; by default the
             data set's own, else "a photo of a {}.".
@@ -51,12 +51,18 @@ class FewShotClassifier:
         **settings: any field of `TrainSettings` (epochs, batch_size, lr, seed, …) or of the method's own settings
             (for MMRL: rep_tokens, alpha, reg_weight, …).
 
-    Attributes learnt by `fit`:
-        classes_: names of all classes that `predict` chooses from: trained ones, then added ones.
-        trained_classes_, added_classes_: the two parts of them.
-        method_: the trained method. clip_: its backbone. template_: the template in use.
-        history_: one dict an epoch: epoch, lr, loss. seconds_: time of training.
-        training_: a summary for the adapter file. train_keys_: names of the training images within their data set.
+    Attributes:
+        classes_: names of all classes that `predict` chooses from: trained ones, then added ones. This and all that
+            follows is there after `fit` or `load`.
+        trained_classes_: those that were trained on, in the order of their labels.
+        added_classes_: those that were added by name.
+        method_: the trained method.
+        clip_: its backbone.
+        template_: the template in use.
+        history_: one dict an epoch: epoch, lr, loss.
+        seconds_: time of training.
+        training_: a summary for the adapter file.
+        train_keys_: names of the training images within their data set.
         weights_sha256_: checksum of the file that it was loaded from; empty after `fit`.
 
     Raises:
@@ -99,7 +105,11 @@ class FewShotClassifier:
         return own | self.settings
 
     def set_params(self, **params: Any) -> FewShotClassifier:
-        """Change constructor arguments; takes effect with the next `fit`."""
+        """Change constructor arguments; takes effect with the next `fit`.
+
+        Raises:
+            SettingsError: an unknown method or setting.
+        """
         for name, value in params.items():
             if name in self.get_params() and name not in self.settings:
                 setattr(self, name, value)
@@ -122,16 +132,23 @@ class FewShotClassifier:
         val: Data | Sequence[Any] | None = None,
         checkpoint: str | Path | None = None,
     ) -> FewShotClassifier:
-        """Train on a folder with one folder a class, an embedded data set, pairs (image, class name), or images and `labels`.
+        """Train, and return the classifier itself.
 
-        `val`, labelled images of the same classes, is for methods that choose settings by them (linear-probe: C;
-        tip-adapter and tip-adapter-f: α and β); the others have no use for it and refuse it. Files that are trained on are
-        left out. With `checkpoint`, a path, the state of the run is kept there and a run that was interrupted goes on from it.
+        Args:
+            data: a folder with one folder a class, a CSV file, the name of an embedded or published data set, a `Dataset`,
+                pairs (image, class name), or images.
+            labels: the class name of each image, where `data` is images alone.
+            val: labelled images of the same classes, for methods that choose settings by them (linear-probe: C; tip-adapter
+                and tip-adapter-f: α and β); the others refuse it. Files that are trained on are left out.
+            checkpoint: a file where the state of the run is kept; a run that was interrupted goes on from it.
 
         Raises:
             DataError: unusable data, one class only, fewer images than shots, an unreadable image.
             PromptError: class names that make no prompts, or the same prompt.
-            BackboneError, SettingsError, TrainingError, OutputError: as their names say.
+            BackboneError: the backbone can't be loaded.
+            SettingsError: a setting out of its range.
+            TrainingError: a loss that is not finite.
+            OutputError: the checkpoint can't be written.
         """
         settings, own = self.split_settings()
         kind = find(self.method)
@@ -259,14 +276,21 @@ class FewShotClassifier:
     def predict_proba(self, images: Any, classes: Sequence[str] | None = None) -> np.ndarray:
         """Probabilities (images, classes), float32, each row a distribution.
 
-        `images`: one image or many: paths, PIL images, arrays, tensors, encoded bytes. `classes` may mix trained names
-        with new ones and keeps its order; trained ones get the score of both features, new ones that of the class
-        feature. By default all of `classes_`.
+        Args:
+            images: one image or many: paths, PIL images, arrays (height, width, 3), tensors, encoded bytes.
+            classes: the candidates, by default all of `classes_`. Trained names may mix with new ones; the order is kept.
+                MMRL scores trained ones by both features and new ones by the class feature.
+
+        Raises:
+            FewclipError: nothing has been learnt yet.
+            DataError: an image can't be read, or there is no candidate.
+            PromptError: a name that makes no prompt, or two that make the same.
+            SettingsError: a new name, where the method knows trained classes alone.
         """
         return torch.softmax(self.scores(images, classes), dim=-1).numpy()
 
     def predict(self, images: Any, classes: Sequence[str] | None = None) -> np.ndarray:
-        """The most probable class name of each image."""
+        """The most probable class name of each image: (images,), an array of str. Arguments and errors as `predict_proba`."""
         names = np.array(self.classes_ if classes is None else list(classes), dtype=object)
         return names[self.scores(images, classes).argmax(dim=-1).numpy()]
 
@@ -284,7 +308,7 @@ class FewShotClassifier:
 
         `template`: the sentence for these classes, by default that of training. `unseen` scores every class as a new
         one, as the papers do on other data sets, where a name may mean another thing. With `repeats` candidates may
-        have equal names.
+        have equal names. Errors as `predict_proba`.
         """
         self._check_fitted()
         names = self.classes_ if classes is None else list(classes)
@@ -305,7 +329,13 @@ class FewShotClassifier:
         return self._encode(self.classes_ if classes is None else list(classes), self.template_, False, False)
 
     def score(self, data: Data | Sequence[Any], labels: Sequence[str] | None = None) -> float:
-        """Accuracy, as a share, on a folder, pairs, or images and `labels`; the candidates are `classes_`."""
+        """Accuracy as a share, 0 to 1, on whatever `fit` takes; the candidates are `classes_`.
+
+        Images that were trained on are not left out: `fewclip.evaluation` does that, and says more.
+
+        Raises:
+            DataError: unusable data, or a class that this classifier doesn't know.
+        """
         dataset = read_data(_paired(data, labels), "test")
         places = match([key(name) for name in dataset.classes], [key(name) for name in self.classes_])
         for name, place in zip(dataset.classes, places, strict=True):
@@ -424,7 +454,11 @@ class FewShotClassifier:
     # Inside
 
     def load_backbone(self, device: torch.device) -> None:
-        """`clip_`: the backbone, frozen, on a device."""
+        """`clip_`: the backbone, frozen, on a device. `fit` and `load` call it.
+
+        Raises:
+            BackboneError: it can't be loaded.
+        """
         clip = self.backbone if isinstance(self.backbone, CLIP) else CLIP.from_pretrained(self.backbone)
         if clip.preprocess is None:
             from fewclip.clip.preprocess import Preprocess

@@ -28,6 +28,7 @@ class Local:
     """`processes` at a time, each with its share of the cores. A process that dies takes only its own run with it."""
 
     processes: int = 1
+    """How many runs at a time."""
 
     def __post_init__(self) -> None:
         if self.processes < 1:
@@ -111,7 +112,9 @@ class Ray:
 
     address: str = "auto"
     cpus: float = 1
+    """Cores of each run."""
     gpus: float = 0
+    """GPUs of each run, such as 1 or 0.25."""
 
     def __call__(self, runs: Sequence[Run], where: Where, finish: Finish) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -41,6 +41,7 @@ class Run:
     """Further data sets to test on (transfer protocols)."""
     seed: int = 1
     shots: int | None = 16
+    """Training images of each class; None: all."""
     preset: str = "fair"
     settings: dict[str, Any] = field(default_factory=dict)
     """Of method and training, where they differ from the defaults."""
@@ -82,11 +83,16 @@ class Where:
     """Where a run finds its data, computes, and keeps its unfinished state."""
 
     out: str
+    """Folder for the rows."""
     root: str | None = None
+    """Folder that holds the published data sets; None: $FEWCLIP_DATA."""
     device: str | None = None
+    """cpu, cuda, …; None: a GPU if there is one."""
     keep_adapters: bool = False
+    """Keep each trained adapter in `out`."""
 
     def checkpoint(self, run: Run) -> Path:
+        """The file with the state of an unfinished run."""
         return Path(self.out, UNFINISHED, f"{run.name}.safetensors")
 
 

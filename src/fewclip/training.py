@@ -74,7 +74,7 @@ class TrainSettings:
         """Refuse what can't be trained with.
 
         Raises:
-            SettingsError
+            SettingsError: a setting out of its range, or a batch with fewer images than processes.
         """
         for name in ("epochs", "batch_size", "accumulate"):
             if getattr(self, name) < 1 and not (name == "epochs" and self.steps_per_shot > 0 and self.epochs == 0):

@@ -41,18 +41,24 @@ class Config:
     """Sizes of a CLIP with a vision transformer. `clip/checkpoint.py` reads them off a checkpoint."""
 
     embed_dim: int
+    """Size of the features of both towers."""
     image_size: int
+    """Pixels a side."""
     patch_size: int
+    """Pixels a side of a patch."""
     vision_width: int
     vision_layers: int
     vision_heads: int
     context_length: int
+    """Tokens of the longest prompt."""
     vocab_size: int
     text_width: int
     text_layers: int
     text_heads: int
     quick_gelu: bool = False
-    vision_mlp: int | None = None  # hidden width of the image tower's MLPs; 4 · width but in the largest models
+    """The activation is x · sigmoid(1.702 x), as in OpenAI's weights, not GELU."""
+    vision_mlp: int | None = None
+    """Hidden width of the image tower's MLPs; None: 4 · width, as in all but the largest models."""
 
 
 class TextTokens(NamedTuple):
@@ -473,6 +479,7 @@ class CLIP(TextTower):
 
     @property
     def device(self) -> torch.device:
+        """Where its weights are."""
         return self.positional_embedding.device
 
     def encode_image(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:

@@ -34,11 +34,13 @@ class Step(Protocol):
     number: int
     """Steps of the run before this one."""
     seed: int
+    """Of the run: `fewclip.seeds.derive` makes a generator's seed of it and the step's number."""
     lr: float
-
+    """Learning rate of this step."""
     images: Tensor
+    """Normalised pixels (batch, 3, height, width) of this process's share of the batch."""
     labels: Tensor
-    """This process's share of the batch."""
+    """Their labels (batch,)."""
 
     def gradients(self, loss: Loss, *names: str) -> list[tuple[Tensor, Gradients]]:
         """Of each named loss among what `loss` returns: its value over the whole batch, and its gradient for each
@@ -52,7 +54,9 @@ class Examples(Protocol):
     """The training images for methods that learn from their features: `fewclip.data.examples`."""
 
     labels: Int[Tensor, " images"]
+    """The label of each image."""
     classes: int
+    """How many classes there are."""
 
     def plain(self) -> Iterable[Tensor]:
         """All images as they are predicted, in order: batches of normalised pixels."""
@@ -65,7 +69,9 @@ class Method(nn.Module, ABC):
     """One way to adapt a frozen CLIP. Subclasses live in one file each and are listed in `fewclip.methods.METHODS`."""
 
     name: ClassVar[str]
+    """How it is asked for: `--method NAME`."""
     title: ClassVar[str]
+    """Its name in tables."""
     paper: ClassVar[str]
     """Authors, venue and year."""
     trained: ClassVar[str]
@@ -90,7 +96,9 @@ class Method(nn.Module, ABC):
     """Those that change `scores` alone, so that one training serves all their values."""
 
     clip: CLIP
+    """The frozen backbone."""
     settings: Any
+    """A `Settings`."""
 
     def __init__(self, clip: CLIP, settings: Any = None) -> None:
         super().__init__()
@@ -171,7 +179,7 @@ class Method(nn.Module, ABC):
 
     @property
     def answers_new(self) -> bool:
-        """Whether it can score classes that it was not trained on."""
+        """Whether it can score, with its settings, classes that it was not trained on."""
         return self.answers_new_with(self.settings)
 
     def parameter_count(self) -> int:
