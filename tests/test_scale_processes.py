@@ -1,0 +1,188 @@
+"""Prediction into a file by several processes: none lost or doubled, whoever is killed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing import active_children
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'fewclip[scale]'")
+
+import pyarrow.parquet as pq
+from scale_sources import as_parquet, as_tar
+from test_scale import IMAGES, adapter, make
+
+from fewclip.scale import Done
+from fewclip.scale.local import Local
+from fewclip.scale.on_ray import Ray
+from fewclip.scale.predictor import DEADLY
+
+__all__ = ["adapter"]
+SUICIDAL = """
+import os, signal
+import PIL.Image
+
+plain = PIL.Image.open
+
+def opened(file, *arguments, **more):
+    place = getattr(file, "tell", None)
+    if place is not None and file.read(6) == b"DEADLY":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if place is not None:
+        file.seek(0)
+    return plain(file, *arguments, **more)
+
+PIL.Image.open = opened
+"""
+
+
+def many(path: Path, count: int) -> Path:
+    """A Parquet of `count` images."""
+    data = list(IMAGES.values())
+    return as_parquet(path, {"image": [data[n % len(data)] for n in range(count)]}, row_group=100)
+
+
+def paths() -> dict[str, str]:
+    return {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
+def command(*arguments: str | Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "fewclip", "predict", *map(str, arguments)],
+        env={**os.environ, **paths(), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+
+def wait_for(ready: Callable[[], bool], seconds: float = 200) -> None:
+    end = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return not Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].strip().startswith("Z")
+    except OSError:
+        return False
+
+
+def children(pid: int) -> list[int]:
+    return [int(n) for task in Path(f"/proc/{pid}/task").glob("*/children") for n in task.read_text().split()]
+
+
+def test_killed_at_random_and_given_again_has_the_same_rows(adapter: Path, tmp_path: Path) -> None:
+    """`kill -9` of the command while it works, again and again, against a run that nothing disturbs."""
+    source = many(tmp_path / "in.parquet", 3000)
+    out, work = tmp_path / "out.parquet", tmp_path / ".out.parquet.fewclip"
+    chance = random.Random(3)
+
+    def parts() -> int:
+        return sum(1 for _ in work.glob("part-*"))
+
+    for _ in range(2):
+        before = parts()
+        process = command(adapter, source, "-o", out, "--processes", "2")
+        wait_for(lambda before=before, process=process: parts() > before or process.poll() is not None)  # type: ignore[misc]
+        time.sleep(0.3 * chance.random())
+        workers = children(process.pid)
+        process.kill()
+        process.communicate()
+        wait_for(lambda workers=workers: not any(map(alive, workers)), 20)  # type: ignore[misc]
+    assert parts() >= 2
+    assert not out.exists()
+    process = command(adapter, source, "-o", out, "--processes", "2")
+    assert process.communicate()[1].decode().count("are there already") == 1
+    assert process.returncode == 0
+    make(adapter, source, tmp_path / "calm.parquet")
+    assert pq.read_table(out).equals(pq.read_table(tmp_path / "calm.parquet"))
+    assert pq.read_metadata(out).num_rows == 3000
+
+
+def test_the_image_that_ends_its_process_is_found(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "sitecustomize.py").write_text(SUICIDAL)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "path"), paths()["PYTHONPATH"]]))
+    members = list(IMAGES.items())
+    members.insert(5, ("deadly.png", b"DEADLY"))
+    done = make(adapter, as_tar(tmp_path / "in.tar", members), tmp_path / "out.parquet", executor=Local(1))
+    assert done == Done(rows=len(members), errors=1, before=0, repeated=0)
+    errors = pq.read_table(tmp_path / "out.parquet").column("error").to_pylist()
+    assert errors == [DEADLY if n == 5 else None for n in range(len(members))]
+
+
+def test_a_worker_that_is_killed_is_replaced(adapter: Path, tmp_path: Path) -> None:
+    source = many(tmp_path / "in.parquet", 1200)
+    killed: list[int] = []
+
+    def kill_once(done: int, images: int) -> None:
+        if done and not killed:
+            killed.extend(child.pid or 0 for child in active_children())
+            os.kill(killed[0], signal.SIGKILL)
+
+    make(adapter, source, tmp_path / "out.parquet", executor=Local(1), report=kill_once)
+    make(adapter, source, tmp_path / "calm.parquet")
+    assert killed
+    assert pq.read_table(tmp_path / "out.parquet").equals(pq.read_table(tmp_path / "calm.parquet"))
+
+
+def test_ray_gives_the_same_rows_though_an_actor_is_killed(adapter: Path, tmp_path: Path) -> None:
+    ray: Any = pytest.importorskip("ray", reason="Ray is not installed: pip install 'fewclip[ray]'")
+    pytest.importorskip("ray.data", reason="Ray Data is not installed: pip install 'fewclip[ray]'")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    source = many(tmp_path / "in.parquet", 3000)
+    ray.init(
+        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": paths()}
+    )
+    killed: list[int] = []
+
+    def actors() -> list[int]:
+        found = []
+        for place in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                if place.read_bytes().startswith(b"ray::MapWorker"):
+                    found.append(int(place.parent.name))
+            except OSError:
+                continue
+        return found
+
+    def kill_once(done: int, images: int) -> None:
+        if done and not killed:
+            killed.extend(actors()[:1])
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+
+    try:
+        make(adapter, source, tmp_path / "out.parquet", executor=Ray(actors=1), report=kill_once)
+    finally:
+        ray.shutdown()
+    make(adapter, source, tmp_path / "calm.parquet")
+    assert killed
+    assert pq.read_table(tmp_path / "out.parquet").equals(pq.read_table(tmp_path / "calm.parquet"))
+
+
+def test_ctrl_c_stops_all_and_loses_nothing(adapter: Path, tmp_path: Path) -> None:
+    source = many(tmp_path / "in.parquet", 30_000)
+    process = command(adapter, source, "-o", tmp_path / "out.parquet", "--processes", "1")
+    wait_for(lambda: any((tmp_path / ".out.parquet.fewclip").glob("part-*")))
+    workers = children(process.pid)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.decode().splitlines()[-1] == "fewclip predict: stopped."
+    assert workers
+    assert not any(map(alive, workers))
+    assert any((tmp_path / ".out.parquet.fewclip").glob("part-*"))
