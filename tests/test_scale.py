@@ -59,7 +59,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, backbone_file: Path) -> Pa
 
 def fitted(method: str, folder: Path, backbone_file: Path) -> Path:
     examples = [(picture(colour, 50 + n), name) for name, colour in COLOURS.items() for n in range(2)]
-    quick = {"epochs": 1, "batch_size": 3} if method != "zero-shot" else {}
+    quick: dict[str, Any] = {"epochs": 1, "batch_size": 3} if method != "zero-shot" else {}
     quick |= {"rep_dim": 8} if method == "mmrl" else {}
     FewShotClassifier(method, str(backbone_file), shots=2, **quick).fit(examples).save(folder)
     return folder
@@ -84,8 +84,9 @@ def read(out: Path) -> list[Row]:
 
 def make(adapter: Path, named: Any, out: Path, **more: Any) -> Done:
     named = [named] if isinstance(named, (str, Path)) else named
-    how = {key: more.pop(key) for key in ("executor", "overwrite", "report") if key in more}
-    return label(Job(adapter=str(adapter), sources=tuple(map(str, named)), **more), out, **({"executor": here} | how))
+    how: dict[str, Any] = {"executor": here}
+    how |= {key: more.pop(key) for key in ("executor", "overwrite", "report") if key in more}
+    return label(Job(adapter=str(adapter), sources=tuple(map(str, named)), **more), out, **how)
 
 
 # Sources

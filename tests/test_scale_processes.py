@@ -9,10 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'fewclip[scale]'")
@@ -82,8 +82,16 @@ def children(pid: int) -> list[int]:
     return [int(n) for task in Path(f"/proc/{pid}/task").glob("*/children") for n in task.read_text().split()]
 
 
-def test_killed_at_random_and_given_again_has_the_same_rows(adapter: Path, tmp_path: Path) -> None:
-    """`kill -9` of the command while it works, again and again, against a run that nothing disturbs."""
+def same(out: Path, calm: Path) -> bool:
+    """Equal rows; probabilities may differ in the last digits where the threads were not as many."""
+    one, other = pq.read_table(out), pq.read_table(calm)
+    shares = [np.array(t.column("probability").to_pylist(), dtype=float) for t in (one, other)]
+    names = ["path", "id", "error", "class"]
+    return bool(one.select(names).equals(other.select(names)) and np.abs(shares[0] - shares[1]).max() < 1e-5)
+
+
+def test_stopped_at_random_and_given_again_has_the_same_rows(adapter: Path, tmp_path: Path) -> None:
+    """Ctrl-C, then `kill -9` of the command while it works, against a run that nothing disturbs."""
     source = many(tmp_path / "in.parquet", 3000)
     out, work = tmp_path / "out.parquet", tmp_path / ".out.parquet.fewclip"
     chance = random.Random(3)
@@ -91,14 +99,17 @@ def test_killed_at_random_and_given_again_has_the_same_rows(adapter: Path, tmp_p
     def parts() -> int:
         return sum(1 for _ in work.glob("part-*"))
 
-    for _ in range(2):
+    for number, status in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
         before = parts()
-        process = command(adapter, source, "-o", out, "--processes", "2")
+        process = command(adapter, source, "-o", out, "--processes", "1")
         wait_for(lambda before=before, process=process: parts() > before or process.poll() is not None)  # type: ignore[misc]
-        time.sleep(0.3 * chance.random())
+        time.sleep(0.2 * chance.random())
         workers = children(process.pid)
-        process.kill()
-        process.communicate()
+        process.send_signal(number)
+        said = process.communicate()[1].decode().splitlines()
+        assert process.returncode == status, said
+        assert status < 0 or said[-1] == "fewclip predict: stopped."
+        assert workers
         wait_for(lambda workers=workers: not any(map(alive, workers)), 20)  # type: ignore[misc]
     assert parts() >= 2
     assert not out.exists()
@@ -106,8 +117,8 @@ def test_killed_at_random_and_given_again_has_the_same_rows(adapter: Path, tmp_p
     assert process.communicate()[1].decode().count("are there already") == 1
     assert process.returncode == 0
     make(adapter, source, tmp_path / "calm.parquet")
-    assert pq.read_table(out).equals(pq.read_table(tmp_path / "calm.parquet"))
     assert pq.read_metadata(out).num_rows == 3000
+    assert same(out, tmp_path / "calm.parquet")
 
 
 def test_the_image_that_ends_its_process_is_found(
@@ -122,21 +133,6 @@ def test_the_image_that_ends_its_process_is_found(
     assert done == Done(rows=len(members), errors=1, before=0, repeated=0)
     errors = pq.read_table(tmp_path / "out.parquet").column("error").to_pylist()
     assert errors == [DEADLY if n == 5 else None for n in range(len(members))]
-
-
-def test_a_worker_that_is_killed_is_replaced(adapter: Path, tmp_path: Path) -> None:
-    source = many(tmp_path / "in.parquet", 1200)
-    killed: list[int] = []
-
-    def kill_once(done: int, images: int) -> None:
-        if done and not killed:
-            killed.extend(child.pid or 0 for child in active_children())
-            os.kill(killed[0], signal.SIGKILL)
-
-    make(adapter, source, tmp_path / "out.parquet", executor=Local(1), report=kill_once)
-    make(adapter, source, tmp_path / "calm.parquet")
-    assert killed
-    assert pq.read_table(tmp_path / "out.parquet").equals(pq.read_table(tmp_path / "calm.parquet"))
 
 
 def test_ray_gives_the_same_rows_though_an_actor_is_killed(adapter: Path, tmp_path: Path) -> None:
@@ -171,18 +167,4 @@ def test_ray_gives_the_same_rows_though_an_actor_is_killed(adapter: Path, tmp_pa
         ray.shutdown()
     make(adapter, source, tmp_path / "calm.parquet")
     assert killed
-    assert pq.read_table(tmp_path / "out.parquet").equals(pq.read_table(tmp_path / "calm.parquet"))
-
-
-def test_ctrl_c_stops_all_and_loses_nothing(adapter: Path, tmp_path: Path) -> None:
-    source = many(tmp_path / "in.parquet", 30_000)
-    process = command(adapter, source, "-o", tmp_path / "out.parquet", "--processes", "1")
-    wait_for(lambda: any((tmp_path / ".out.parquet.fewclip").glob("part-*")))
-    workers = children(process.pid)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert said.decode().splitlines()[-1] == "fewclip predict: stopped."
-    assert workers
-    assert not any(map(alive, workers))
-    assert any((tmp_path / ".out.parquet.fewclip").glob("part-*"))
+    assert same(tmp_path / "out.parquet", tmp_path / "calm.parquet")
