@@ -5,7 +5,8 @@
 Makes N small JPEGs in WebDataset tars in a temporary folder and an adapter on the embedded CLIP, and gives the command as
 a user would. Meanwhile the resident memory of all its processes is added up from /proc (pages that they share count for
 each). The tower is timed before and after in as many processes of as many threads: `encode_image` on pixels that lie in
-memory, no decoding, no classes. At the end every row is looked at. Needs the extra `scale`, and Linux for the memory.
+memory, no decoding, no classes. `ratio` compares images a second; `ratio_cpu` images a second of processor time, start-up
+and all, which means something on a machine that others use. At the end every row is looked at. Needs the extra `scale`, and Linux for the memory.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import io
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -69,15 +71,15 @@ def tower_worker(threads: int, seconds: float) -> None:
         clip.encode_image(pixels)
         print("ready", flush=True)
         sys.stdin.readline()
-        started, count = time.monotonic(), 0
+        started, spent, count = time.monotonic(), time.process_time(), 0
         while time.monotonic() - started < seconds:
             clip.encode_image(pixels)
             count += len(pixels)
-    print(count / (time.monotonic() - started), flush=True)
+    print(count / (time.monotonic() - started), count / (time.process_time() - spent), flush=True)
 
 
-def tower_rate(processes: int, threads: int, seconds: float) -> float:
-    """Images a second of the tower alone in all processes together."""
+def tower_rate(processes: int, threads: int, seconds: float) -> tuple[float, float]:
+    """Images a second of the tower alone in all processes together, and images a second of processor time."""
     command = [sys.executable, __file__, "--tower", str(threads), "--seconds", str(seconds)]
     running = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(processes)
@@ -89,7 +91,8 @@ def tower_rate(processes: int, threads: int, seconds: float) -> float:
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    return sum(float(process.communicate()[0]) for process in running)
+    rates = [[float(number) for number in process.communicate()[0].split()] for process in running]
+    return sum(wall for wall, _ in rates), statistics.mean(cpu for _, cpu in rates)
 
 
 def family(pid: int) -> list[int]:
@@ -118,7 +121,7 @@ def resident_mib(pid: int) -> float:
 def watch(command: list[str], work: Path, images: int) -> dict[str, Any]:
     """Run the command; its time, and its memory by how much was done."""
     environment = os.environ | {"PYTHONPATH": str(common.ROOT / "src")}
-    started = time.monotonic()
+    started, spent = time.monotonic(), children_cpu()
     process = subprocess.Popen(command, env=environment)
     samples: list[tuple[float, int, float]] = []
     parts = 0
@@ -129,7 +132,7 @@ def watch(command: list[str], work: Path, images: int) -> dict[str, Any]:
         time.sleep(0.5)
     if process.returncode:
         raise SystemExit(f"the command ended with status {process.returncode}")
-    seconds = time.monotonic() - started
+    seconds, cpu = time.monotonic() - started, children_cpu() - spent
     memory = {}
     for share in (10, 50, 100):
         at = next(n for n, (_, done, _) in enumerate(samples) if done >= share / 100 * parts)
@@ -138,11 +141,19 @@ def watch(command: list[str], work: Path, images: int) -> dict[str, Any]:
     return {
         "seconds": round(seconds, 1),
         "first_part_s": round(next(s for s, done, _ in samples if done), 1),
+        "cpu_seconds": round(cpu, 1),
         "images_per_second": round(images / seconds, 1),
+        "images_per_cpu_second": round(images / cpu, 1),
         **memory,
         "mib_peak": round(max(mib for _, _, mib in samples)),
         "samples": [[round(s), done, round(mib)] for s, done, mib in samples[:: max(1, len(samples) // 50)]],
     }
+
+
+def children_cpu() -> float:
+    """Processor seconds of all processes that were begun here and have ended, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def check(out: Path, images: int) -> None:
@@ -176,22 +187,24 @@ def main() -> None:
         write_shards(folder / "shards", options.images, options.side)
         adapter = make_adapter(folder / "adapter", options.method)
         before = tower_rate(options.processes, threads, options.seconds)
-        print(f"bare tower: {before:.1f} images/s", file=sys.stderr, flush=True)
+        print(f"bare tower: {before[0]:.1f} images/s, {before[1]:.1f} a processor second", file=sys.stderr, flush=True)
         out = folder / "out.parquet"
         command = [sys.executable, "-m", "fewclip", "predict", str(adapter), str(folder / "shards"), "-o", str(out)]
         row = watch([*command, "--processes", str(options.processes)], folder / ".out.parquet.fewclip", options.images)
         load = os.getloadavg()[0]
         after = tower_rate(options.processes, threads, options.seconds)
         check(out, options.images)
-    tower = (before + after) / 2
+    tower, tower_cpu = ((one + other) / 2 for one, other in zip(before, after, strict=True))
     row = {
         "images": options.images,
         "side": options.side,
         "method": options.method,
         **row,
-        "tower_before": round(before, 1),
-        "tower_after": round(after, 1),
+        "tower_before": round(before[0], 1),
+        "tower_after": round(after[0], 1),
+        "tower_per_cpu_second": round(tower_cpu, 1),
         "ratio": round(row["images_per_second"] / tower, 3),
+        "ratio_cpu": round(row["images_per_cpu_second"] / tower_cpu, 3),
         "load_at_end": load,
     }
     common.write(options.json, about, [row])
