@@ -5,8 +5,9 @@
 Makes N small JPEGs in WebDataset tars in a temporary folder and an adapter on the embedded CLIP, and gives the command as
 a user would. Meanwhile the resident memory of all its processes is added up from /proc (pages that they share count for
 each). The tower is timed before and after in as many processes of as many threads: `encode_image` on pixels that lie in
-memory, no decoding, no classes. `ratio` compares images a second; `ratio_cpu` images a second of processor time, start-up
-and all, which means something on a machine that others use. At the end every row is looked at. Needs the extra `scale`, and Linux for the memory.
+memory, no decoding, no classes.
+`ratio` compares images a second; `ratio_cpu` images a second of processor time, start-up and all, which means something on a
+machine that others use, too. At the end every row is looked at. Needs the extra `scale`, and Linux for the memory.
 """
 
 from __future__ import annotations

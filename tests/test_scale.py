@@ -382,6 +382,14 @@ def test_a_file_of_others_is_left_alone(adapter: Path, folder: Path, tmp_path: P
         make(adapter, folder, out)
 
 
+def test_the_output_may_lie_among_the_images(adapter: Path, folder: Path, tmp_path: Path) -> None:
+    data = as_parquet(tmp_path / "set" / "a.parquet", {"image": list(IMAGES.values())})
+    for named in (folder, data.parent, data.parent / "*.parquet"):
+        out = (data.parent if named != folder else folder) / "out.parquet"
+        make(adapter, named, out, overwrite=True)
+        assert make(adapter, named, out).before == len(IMAGES)
+
+
 def test_a_second_writer_is_refused(adapter: Path, folder: Path, tmp_path: Path) -> None:
     refused: list[str] = []
 

@@ -46,7 +46,7 @@ class Files:
 
 @dataclass(frozen=True)
 class Members:
-    """Members of a tar: name, place of the first byte, number of bytes (-1: a link, which has none)."""
+    """Members of a tar: name, place of the first byte, number of bytes (-1: none, such as a link)."""
 
     kind: ClassVar[str] = "members"
     tar: str
@@ -114,7 +114,7 @@ def _key(name: str) -> str:
 
 def _cut(tar: str, path: str, offset: int, size: int) -> bytes:
     if size < 0:
-        raise DataError(f"{path} is a link, not an image: put the image itself into the tar.")
+        raise DataError(f"{path} is a link or a sparse file, not an image: put the image itself into the tar.")
     check_size(path, size)
     with open(tar, "rb") as file:
         file.seek(offset)

@@ -80,7 +80,7 @@ def label(
         raise SettingsError(f"top is {job.top}, but it must be at least 1.")
     arrow()
     config, _ = load_adapter(job.adapter)
-    sources = Sources(job.sources, column=job.column, id_column=job.id_column)
+    sources = Sources(job.sources, column=job.column, id_column=job.id_column, but=out)
     work = Work(out)
     with work.alone():
         plan = write_plan(work.plan, sources)

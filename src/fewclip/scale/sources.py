@@ -43,11 +43,19 @@ class Sources:
         DataError: something that isn't there, can't be used, or holds no images.
     """
 
-    def __init__(self, named: Sequence[str], *, column: str | None = None, id_column: str | None = None) -> None:
+    def __init__(
+        self,
+        named: Sequence[str],
+        *,
+        column: str | None = None,
+        id_column: str | None = None,
+        but: str | os.PathLike[str] = "",
+    ) -> None:
+        """`column` and `id_column` name columns of Parquet; `but` is a file that is no source, such as the output."""
         if not named:
             raise DataError("No images were given: name a folder, a list, a tar, a Parquet file or images.")
         self.column, self.id_column = column, id_column
-        found = [one for name in named for one in _find(name)]
+        found = [one for name in named for one in _find(name, os.path.abspath(but))]
         self.found = list({(f.holder and os.path.abspath(f.holder)) or id(f): f for f in found}.values())
         self.repeated = 0
         """Paths that were named more than once; each is one image. Known when all pieces were given."""
@@ -98,13 +106,13 @@ def _sum(path: str) -> int:
     return int.from_bytes(sha256(os.fsencode(path)).digest()[:8], "little")
 
 
-def _find(name: str) -> list[Found]:
+def _find(name: str, but: str) -> list[Found]:
     if os.path.isdir(name):
-        return _in_folder(name)
+        return _in_folder(name, but)
     if os.path.exists(name):
         return [_file(name)]
     if any(sign in name for sign in "*?[{"):
-        return _in_pattern(name)
+        return _in_pattern(name, but)
     raise DataError(f"There is no image, folder or list {name}.")
 
 
@@ -118,21 +126,22 @@ def _file(name: str) -> Found:
     return Found(names=lambda: [name])
 
 
-def _in_folder(folder: str) -> list[Found]:
-    if next(_walk(folder, tuple(ENDINGS)), None) is not None:
-        if (other := next(_walk(folder, TAR + PARQUET), None)) is not None:
-            raise DataError(
-                f"The folder {folder} holds images and also {other}: name one kind, such as "
-                f"'{os.path.join(folder, '**/*' + Path(other).suffix)}'."
-            )
-        return [Found(folder, lambda: _walk(folder, tuple(ENDINGS)))]
-    held = [_file(os.path.join(folder, name)) for name in _walk(folder, TAR + PARQUET)]
-    if not held:
-        raise DataError(f"The folder {folder} holds no images, tars or Parquet files.")
-    return held
+def _in_folder(folder: str, but: str) -> list[Found]:
+    paths = (os.path.join(folder, name) for name in _walk(folder, TAR + PARQUET))
+    holders = [path for path in paths if os.path.abspath(path) != but]
+    if next(_walk(folder, tuple(ENDINGS)), None) is None:
+        if not holders:
+            raise DataError(f"The folder {folder} holds no images, tars or Parquet files.")
+        return [_file(path) for path in holders]
+    if holders:
+        raise DataError(
+            f"The folder {folder} holds images and also {holders[0]}: name one kind, such as "
+            f"'{os.path.join(folder, '**/*' + Path(holders[0]).suffix)}'."
+        )
+    return [Found(folder, lambda: _walk(folder, tuple(ENDINGS)))]
 
 
-def _in_pattern(pattern: str) -> list[Found]:
+def _in_pattern(pattern: str, but: str) -> list[Found]:
     """A glob, braces as in shards/{000..123}.tar, or both. Files that are no images by their ending are passed over."""
     found: list[Found] = []
     for one in _braces(pattern):
@@ -142,7 +151,7 @@ def _in_pattern(pattern: str) -> list[Found]:
             found.append(_file(one))
             continue
         names = sorted(n for n in glob.iglob(one, recursive=True) if _ends(n, (*ENDINGS, *TAR, *PARQUET)))
-        names = [name for name in names if os.path.isfile(name)]
+        names = [name for name in names if os.path.isfile(name) and os.path.abspath(name) != but]
         if not names:
             raise DataError(f"No images, tars or Parquet files are named by {one}.")
         found += [_file(name) for name in names if _ends(name, TAR + PARQUET)]
