@@ -280,6 +280,7 @@ def test_mistakes(adapter: Path, folder: Path, tmp_path: Path, capsys: pytest.Ca
     mistake(capsys, [*good, "-o", str(tmp_path / "file/out.csv")], "can't be written")
     mistake(capsys, [*good, *out, "--json"], "--json and --csv print")
     mistake(capsys, [*good, *out, "--top", "0"], "--top is 0")
+    mistake(capsys, [*good, *out, "--classes", ","], "classes is empty")
     mistake(capsys, [*good, *out, "--processes", "0"], "processes is 0")
     mistake(capsys, ["predict", str(adapter), *out], "No images were given")
     mistake(capsys, ["predict", str(tmp_path / "none"), str(folder), *out], "There is no adapter")

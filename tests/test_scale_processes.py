@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,8 @@ import pytest
 pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'fewclip[scale]'")
 
 import pyarrow.parquet as pq
-from scale_sources import as_parquet, as_tar
+from scale_sources import as_parquet, as_tar, kinds
+from test_docs import blocks
 from test_scale import IMAGES, adapter, make
 
 from fewclip.scale import Done
@@ -133,6 +135,18 @@ def test_the_image_that_ends_its_process_is_found(
     assert done == Done(rows=len(members), errors=1, before=0, repeated=0)
     errors = pq.read_table(tmp_path / "out.parquet").column("error").to_pylist()
     assert errors == [DEADLY if n == 5 else None for n in range(len(members))]
+
+
+def test_the_python_of_the_page(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(adapter, tmp_path / "my-adapter")
+    kinds(tmp_path, IMAGES)
+    (tmp_path / "folder").rename(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks("docs/scaling.md")
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert names["done"] == Done(rows=len(IMAGES), errors=0, before=0, repeated=0)
+    assert pq.read_metadata("labels.parquet").num_rows == len(IMAGES)
 
 
 def test_ray_gives_the_same_rows_though_an_actor_is_killed(adapter: Path, tmp_path: Path) -> None:

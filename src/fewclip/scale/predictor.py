@@ -67,7 +67,7 @@ class Predictor:
         self.spec, self.threads = spec, threads
         classifier = FewShotClassifier.load(spec.adapter, backbone=spec.backbone, device=spec.device)
         self.classifier = classifier
-        self.names = list(spec.classes or classifier.classes_)
+        self.names = list(classifier.classes_ if spec.classes is None else spec.classes)
         self.candidates = classifier.candidates(self.names)
 
     def parts(self, orders: Iterable[Order], announce: Callable[[int, int], None] | None = None) -> Iterator[Part]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fewclip.adapter import load_adapter
-from fewclip.errors import OutputError, SettingsError
+from fewclip.errors import DataError, OutputError, SettingsError
 from fewclip.scale.arrow import arrow
 from fewclip.scale.local import Finish, Local
 from fewclip.scale.plan import Plan, write_plan
@@ -79,6 +79,8 @@ def label(
     if job.top < 1:
         raise SettingsError(f"top is {job.top}, but it must be at least 1.")
     arrow()
+    if job.classes == ():
+        raise DataError("classes is empty: give at least one class name.")
     config, _ = load_adapter(job.adapter)
     sources = Sources(job.sources, column=job.column, id_column=job.id_column, but=out)
     work = Work(out)
@@ -106,7 +108,8 @@ def label(
         orders = [Order(number, place) for number, place in enumerate(plan.places) if number not in there]
         if orders:
             (executor or Local())(orders, _spec(job, plan), finish)
-        about = identity | {"classes": list(job.classes or config.classes + config.added_classes)}
+        known = config.classes + config.added_classes
+        about = identity | {"classes": known if job.classes is None else list(job.classes)}
         rows, errors = _join(work, plan, ending, about, job.probabilities)
         work.publish(identity, {"rows": rows, "errors": errors})
     return Done(rows, errors, start, sources.repeated)
