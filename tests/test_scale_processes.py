@@ -15,13 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'fewclip[scale]'")
-
-import pyarrow.parquet as pq
-from scale_sources import as_parquet, as_tar, kinds
+from scaling import IMAGES, adapter, as_parquet, as_tar, kinds, make, pq
 from test_docs import blocks
-from test_scale import IMAGES, adapter, make
 
 from fewclip.scale import Done
 from fewclip.scale.local import Local

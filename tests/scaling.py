@@ -1,15 +1,77 @@
-"""The same few images as every kind of source."""
+"""What the tests of prediction into a file share: an adapter, an executor in this process, every kind of source."""
 
 from __future__ import annotations
 
 import io
 import tarfile
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pytest
+from conftest import COLOURS, picture
+
+from fewclip import FewShotClassifier
+from fewclip.scale import Done, Job, label, parquet, pieces, sources, tars
+from fewclip.scale.local import Finish
+from fewclip.scale.predictor import Order, Predictor, Spec
+
+pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'fewclip[scale]'")
+pq = pytest.importorskip("pyarrow.parquet")
+Row = dict[str, Any]
+
+
+def here(orders: Sequence[Order], spec: Spec, finish: Finish) -> None:
+    """Executes in this process."""
+    for part in Predictor(spec, 1).parts(orders):
+        finish(part)
+
+
+def png(name: str, seed: int) -> bytes:
+    out = BytesIO()
+    picture(COLOURS[name], seed).save(out, "PNG")
+    return out.getvalue()
+
+
+IMAGES = {f"{name}/{n}.png": png(name, n) for name in sorted(COLOURS) for n in range(4)}
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory, backbone_file: Path) -> Path:
+    return fitted("zero-shot", tmp_path_factory.mktemp("adapter"), backbone_file)
+
+
+def fitted(method: str, folder: Path, backbone_file: Path) -> Path:
+    examples = [(picture(colour, 50 + n), name) for name, colour in COLOURS.items() for n in range(2)]
+    quick: dict[str, Any] = {"epochs": 1, "batch_size": 3} if method != "zero-shot" else {}
+    quick |= {"rep_dim": 8} if method == "mmrl" else {}
+    FewShotClassifier(method, str(backbone_file), shots=2, **quick).fit(examples).save(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    kinds(tmp_path, IMAGES)
+    return tmp_path / "folder"
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (pieces, sources, tars, parquet):
+        monkeypatch.setattr(module, "PIECE", 4)
+
+
+def read(out: Path) -> list[Row]:
+    found: list[Row] = pq.read_table(out).to_pylist()
+    return found
+
+
+def make(adapter: Path, named: Any, out: Path, **more: Any) -> Done:
+    named = [named] if isinstance(named, (str, Path)) else named
+    how: dict[str, Any] = {"executor": here}
+    how |= {key: more.pop(key) for key in ("executor", "overwrite", "report") if key in more}
+    return label(Job(adapter=str(adapter), sources=tuple(map(str, named)), **more), out, **how)
 
 
 def as_tar(path: Path, members: Sequence[tuple[str, bytes]], format: int = tarfile.PAX_FORMAT) -> Path:
