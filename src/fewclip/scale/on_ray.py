@@ -40,8 +40,10 @@ class Ray:
             self._run(ray, orders, spec, finish)
 
     def _run(self, ray: Any, orders: Sequence[Order], spec: Spec, finish: Finish) -> None:
-        from ray.data import ActorPoolStrategy, DataContext, from_items
-
+        try:
+            from ray.data import ActorPoolStrategy, DataContext, from_items
+        except ImportError as error:
+            raise SettingsError(f"The executor ray needs Ray Data ({error}): pip install 'fewclip[ray]'.") from error
         context = DataContext.get_current()
         context.enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
