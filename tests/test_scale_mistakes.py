@@ -134,6 +134,8 @@ def test_mistakes(adapter: Path, folder: Path, tmp_path: Path, capsys: pytest.Ca
     mistake(capsys, [*good, *out, "--json"], "--json and --csv print")
     mistake(capsys, [*good, *out, "--top", "0"], "--top is 0")
     mistake(capsys, [*good, *out, "--classes", ","], "classes is empty")
+    mistake(capsys, [*good, "--processes", "2"], "--processes is for writing to a file")
+    mistake(capsys, [*good, "--executor", "ray"], "give -o FILE")
     mistake(capsys, [*good, *out, "--processes", "0"], "processes is 0")
     mistake(capsys, ["predict", str(adapter), *out], "No images were given")
     mistake(capsys, ["predict", str(tmp_path / "none"), str(folder), *out], "There is no adapter")

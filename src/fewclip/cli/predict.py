@@ -73,6 +73,7 @@ def predict(arguments: list[str]) -> int:
         from fewclip.cli.predict_file import predict_file
 
         return predict_file(options, classes)
+    _check_unused(options)
     paths = list(expand(options.images))
     classifier = FewShotClassifier.load(options.adapter, backbone=options.backbone, device=options.device)
     names = classifier.classes_ if classes is None else classes
@@ -85,6 +86,18 @@ def predict(arguments: list[str]) -> int:
     if failed:
         print(f"fewclip predict: {failed} of {len(paths)} images could not be read.", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _check_unused(options: Predict) -> None:
+    """
+    Raises:
+        SettingsError: an option that means nothing without -o.
+    """
+    for name in ("probabilities", "column", "id_column", "processes", "overwrite"):
+        if getattr(options, name):
+            raise SettingsError(f"--{name.replace('_', '-')} is for writing to a file: give -o FILE, too.")
+    if options.executor != "local":
+        raise SettingsError("--executor ray is for writing to a file: give -o FILE, too.")
 
 
 def expand(paths: tuple[Path, ...]) -> Iterator[Path]:
