@@ -312,18 +312,22 @@ class FewShotClassifier:
         """
         self._check_fitted()
         names = self.classes_ if classes is None else list(classes)
-        encoded, seen = self._encode(names, template or self.template_, unseen, repeats)
+        candidates = self._encode(names, template or self.template_, unseen, repeats)
         assert self.clip_.preprocess is not None
-        rows = []
-        for pixels in pixel_batches(images, self.clip_.preprocess, PREDICT_BATCH):
-            rows.append(self.method_.scores(pixels.to(self.clip_.device), encoded, seen).float().cpu())
+        batches = pixel_batches(images, self.clip_.preprocess, PREDICT_BATCH)
+        rows = [self.pixel_scores(pixels, candidates) for pixels in batches]
         return torch.cat(rows) if rows else torch.empty(0, len(names))
 
     @torch.no_grad()
-    def candidates(self, classes: Sequence[str] | None = None) -> tuple[Any, Tensor]:
-        """What `method_.scores` takes besides pixels: the method's view of the classes, and which of them were trained.
+    def pixel_scores(self, pixels: Tensor, candidates: tuple[Any, Tensor]) -> Tensor:
+        """The same for one batch of normalised pixels (batch, 3, size, size) and what `candidates` gave."""
+        return self.method_.scores(pixels.to(self.clip_.device), *candidates).float().cpu()
 
-        For those that run the method themselves, such as a server. By default all of `classes_`.
+    @torch.no_grad()
+    def candidates(self, classes: Sequence[str] | None = None) -> tuple[Any, Tensor]:
+        """What `pixel_scores` takes besides pixels: the method's view of the classes, and which of them were trained.
+
+        For those that decode images themselves, such as a server. By default all of `classes_`.
         """
         self._check_fitted()
         return self._encode(self.classes_ if classes is None else list(classes), self.template_, False, False)

@@ -51,6 +51,20 @@ def find_adapter(name: str | Path, revision: str | None = None, token: str | Non
     return fetch(repo, revision or asked or None, token), True
 
 
+def adapter_folder(
+    name: str | Path, revision: str | None = None, token: str | None = None, *, own_backbone: bool = True
+) -> Path:
+    """The folder of an adapter to load; of a fetched one, on the backbone that it names (`own_backbone`), the name is checked.
+
+    Raises:
+        AdapterError: see `find_adapter` and `check_backbone`.
+    """
+    folder, fetched = find_adapter(name, revision, token)
+    if fetched and own_backbone:
+        check_backbone(str(name), read_config(folder))
+    return folder
+
+
 def fetch(repo: str, revision: str | None = None, token: str | None = None) -> Path:
     """The local folder of an adapter's files, downloaded where the cache lacks them.
 

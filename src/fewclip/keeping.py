@@ -10,7 +10,7 @@ from fewclip.adapter import AdapterConfig, load_adapter, save_adapter
 from fewclip.clip.checkpoint import fingerprint
 from fewclip.clip.model import CLIP
 from fewclip.errors import AdapterError
-from fewclip.hub import check_backbone, find_adapter
+from fewclip.hub import adapter_folder
 from fewclip.methods import find
 from fewclip.processes import Processes
 from fewclip.training import TrainSettings
@@ -47,10 +47,7 @@ def revive(
 ) -> Kind:
     """The classifier that was kept in the folder or repository `name`; settings of a newer version that this one doesn't
     know are left out."""
-    folder, fetched = find_adapter(name, revision, token)
-    config, tensors = load_adapter(folder)
-    if fetched and backbone is None:
-        check_backbone(str(name), config)
+    config, tensors = load_adapter(adapter_folder(name, revision, token, own_backbone=backbone is None))
     of_method = {f.name for f in fields(find(config.method).Settings)}
     of_training = {f.name for f in fields(TrainSettings)}
     classifier = kind(
