@@ -119,12 +119,13 @@ class FewShotClassifier:
         *,
         val: Data | Sequence[Any] | None = None,
         checkpoint: str | Path | None = None,
+        overwrite: bool = False,
     ) -> FewShotClassifier:
         """Train on a folder with one folder a class, an embedded data set, pairs (image, class name), or images and `labels`.
 
         `val`, labelled images of the same classes, is for methods that choose a setting by them (linear-probe,
         tip-adapter); others don't look at it. With `checkpoint`, a path, the state of the run is kept there and a run that
-        was interrupted goes on from it.
+        was interrupted goes on from it; one that is there of another run is refused, or with `overwrite` replaced.
 
         Raises:
             DataError: unusable data, one class only, fewer images than shots, an unreadable image.
@@ -166,7 +167,7 @@ class FewShotClassifier:
                 settings = settings.with_epochs(self.shots or most, len(batches))
                 resume = None
                 if checkpoint is not None:
-                    resume = Checkpoint(Path(checkpoint), self._identity(dataset, settings, own))
+                    resume = Checkpoint(Path(checkpoint), self._identity(dataset, settings, own), overwrite)
                 total = settings.epochs * len(batches) * batches.batch_size
                 with ProgressBar(self.method, settings.epochs, total, shown=self.verbose and processes.main) as bar:
                     done = train(self.method_, batches, settings, processes, checkpoint=resume, report=bar.report)

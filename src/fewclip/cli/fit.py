@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from fewclip.adapter import CARD, CONFIG, WEIGHTS
+from fewclip.adapter import CONFIG, OURS
 from fewclip.classifier import DEFAULT_BACKBONE, FewShotClassifier
 from fewclip.data import EMBEDDED, read_data
 from fewclip.errors import OutputError
+from fewclip.files import TEMPORARY, clear
 from fewclip.methods import METHODS, find
+from fewclip.outputs import LOCK, only_writer
 from fewclip.processes import Processes
 from fewclip.training import TrainSettings, published_training
 
@@ -45,7 +49,7 @@ class Fit:
     device: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """cpu, cuda, cuda:1, …; by default a GPU if there is one."""
     overwrite: bool = False
-    """Replace an adapter or an unfinished run in the output folder."""
+    """Replace an adapter in the output folder, once the new one is finished, or an unfinished run of another command."""
     json: bool = False
     """Print the summary as JSON, and no progress bar."""
 
@@ -53,7 +57,22 @@ class Fit:
 def fit(arguments: list[str]) -> int:
     """Train on a few images of each class and write an adapter."""
     options, training, settings = parse(arguments)
-    check_out(options.out, options.overwrite)
+    main = Processes(options.device).main
+    if options.out.exists() and not options.out.is_dir():
+        raise OutputError(f"The output {options.out} is a file: give a new folder with -o.")
+    with only_writer(options.out) if main else nullcontext():
+        check_out(options.out, options.overwrite)
+        classifier = learn(options, training, settings)
+        if main:
+            classifier.save(options.out)
+            (options.out / CHECKPOINT).unlink(missing_ok=True)
+    if main:
+        show(options, classifier)
+    return 0
+
+
+def learn(options: Fit, training: TrainSettings, settings: Any) -> FewShotClassifier:
+    """Train, from where an interrupted run of the same command stood."""
     if options.backbone == DEFAULT_BACKBONE and options.data not in EMBEDDED and not options.json:
         print(
             f"Note: the backbone {DEFAULT_BACKBONE} knows drawings of things, not photographs. For photographs add "
@@ -73,13 +92,7 @@ def fit(arguments: list[str]) -> int:
         **asdict(training),
         **asdict(settings),
     )
-    checkpoint = options.out / CHECKPOINT
-    classifier.fit(dataset, checkpoint=checkpoint)
-    if Processes(options.device).main:
-        classifier.save(options.out)
-        checkpoint.unlink(missing_ok=True)
-        show(options, classifier)
-    return 0
+    return classifier.fit(dataset, checkpoint=options.out / CHECKPOINT, overwrite=options.overwrite)
 
 
 def parse(arguments: list[str]) -> tuple[Fit, TrainSettings, Any]:
@@ -109,25 +122,21 @@ def _method(arguments: list[str]) -> str:
 
 
 def check_out(out: Path, overwrite: bool) -> None:
-    """Refuse an output folder that holds something else than an unfinished run.
+    """Refuse an output folder that holds something else than an unfinished run, or an adapter to overwrite.
 
     Raises:
         OutputError
     """
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"The output {out} is a file: give a new folder with -o.")
-    if not out.is_dir():
-        return
-    present = {p.name for p in out.iterdir() if not p.name.endswith(".tmp")}
-    if overwrite:
-        for name in (CONFIG, WEIGHTS, CARD, CHECKPOINT):
-            (out / name).unlink(missing_ok=True)
-        present -= {CONFIG, WEIGHTS, CARD, CHECKPOINT}
-    if CONFIG in present:
+    ours = (*OURS, CHECKPOINT, LOCK)
+    clear(out, *ours)
+    present = {p.name for p in out.iterdir()} if out.is_dir() else set()
+    if CONFIG in present and not overwrite:
         raise OutputError(
             f"The output folder {out} holds a finished adapter: give another with -o, or add --overwrite."
         )
-    others = sorted(present - {CHECKPOINT, WEIGHTS, CARD})
+    others = sorted(
+        n for n in present if not TEMPORARY.fullmatch(n) and not any(fnmatch(n, pattern) for pattern in ours)
+    )
     if others:
         raise OutputError(f"The output folder {out} is not empty, it holds {others[0]}: give a new one with -o.")
 
