@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench bench-quick lint types install install-dev clean
+.PHONY: demo test bench bench-quick faults lint types install install-dev clean
 
 demo: install
 	$(BIN)/fewclip demo --out demo
@@ -16,6 +16,10 @@ bench: install-dev
 
 bench-quick: install-dev
 	$(BIN)/python benchmarks/bench.py --quick
+
+# kill -9 at random moments, full disks, two writers: docs/reliability.md
+faults: install-dev
+	$(BIN)/python benchmarks/faults.py --times 100 --json faults.json
 
 lint: install-dev
 	$(BIN)/ruff check .
