@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench bench-quick docs lint types install install-dev install-docs clean
+.PHONY: demo test bench bench-quick docs faults lint types install install-dev install-docs clean
 
 demo: install
 	$(BIN)/fewclip demo --out demo
@@ -19,6 +19,10 @@ bench-quick: install-dev
 
 docs: install-docs
 	$(BIN)/mkdocs build --strict
+
+# kill -9 at random moments, full disks, two writers: docs/reliability.md
+faults: install-dev
+	$(BIN)/python benchmarks/faults.py --times 100 --json faults.json
 
 lint: install-dev
 	$(BIN)/ruff check .

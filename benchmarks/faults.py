@@ -31,8 +31,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import common
 import torch
+from fault_place import Place
 from killing import Ended, adopt_orphans, end, run, start
-from trials import TRIALS, Place, Trial, Wrong
+from trials import TRIALS, Trial, Wrong
 
 Row = dict[str, Any]
 SECTIONS = ("kills", "full disk", "no rights", "two writers")

@@ -7,70 +7,31 @@ import re
 import shutil
 import sys
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import common  # noqa: F401 (finds fewclip and the tests' helpers)
-import numpy as np
 import torch
+from fault_place import Place
 from killing import Ended
-from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import save_file
-from small import small_clip
 
 from fewclip import FewShotClassifier
 from fewclip.adapter import CARD, CONFIG, WEIGHTS, load_adapter, waiting
 from fewclip.cli import main
 from fewclip.cli.fit import CHECKPOINT
-from fewclip.clip.model import CLIP
 from fewclip.errors import AdapterError, OutputError
 from fewclip.files import TEMPORARY
 from fewclip.outputs import LOCK
 from fewclip.rows import MEASURED, ROWS, Row, read_rows
 
 FINISHED = {WEIGHTS, CONFIG, CARD}
-COLOURS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40), "grey": (120, 120, 120)}
 HALF_WRITTEN = "while a file was being written"
 
 
 class Wrong(Exception):
     """A guarantee that did not hold."""
-
-
-class Place:
-    """A tiny backbone, labelled pictures, pictures to predict, and a finished adapter."""
-
-    def __init__(self, root: Path) -> None:
-        self.backbone, self.photos = root / "tiny.safetensors", root / "photos"
-        self.many, self.adapter = root / "many", root / "adapter"
-
-    def prepare(self) -> int:
-        words = {"vocab_size": 49408, "context_length": 32}
-        sizes = {"vision_width": 64, "vision_heads": 1, "text_width": 64, "text_heads": 1}
-        save_file(small_clip(**words, **sizes).state_dict(), self.backbone, {"quick_gelu": "true"})
-        for name, colour in COLOURS.items():
-            for number in range(8):
-                _picture(colour, number, self.photos / name / f"{number}.png")
-        for number in range(1100):
-            _picture(list(COLOURS.values())[number % 4], number, self.many / f"{number:04}.png")
-        (self.many / "0007.png").write_bytes(b"no image")
-        return main(self.fit(self.adapter, "--seed=7"))
-
-    def warm(self) -> None:
-        """Read the backbone, once for all children: it is only read, and would take most of their time."""
-        clip = CLIP.from_pretrained(str(self.backbone))
-        CLIP.from_pretrained = lambda name: clip  # type: ignore[method-assign, assignment, misc]
-
-    def fit(self, out: Path, *more: str) -> list[str]:
-        settings = "--shots=4 --batch-size=4 --rep-dim=32 --device=cpu --json --epochs=3"
-        return ["fit", str(self.photos), "-o", str(out), "--backbone", str(self.backbone), *settings.split(), *more]
-
-
-def _picture(colour: tuple[int, ...], seed: int, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(seed).integers(-40, 40, (20, 24, 3))
-    Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8)).save(path)
 
 
 class Trial:
@@ -244,8 +205,7 @@ class Predict(Trial):
         return 0 if status == 1 else status  # one image can't be read, and is a row that says so
 
     def result(self) -> Any:
-        from pyarrow import parquet
-
+        parquet = import_module("pyarrow.parquet")
         rows = parquet.read_table(self.file).to_pylist()
         found = {row["path"]: json.dumps(row, sort_keys=True) for row in rows}
         if len(found) != len(rows):

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+
+import pytest
+
+from fewclip.errors import OutputError
 
 CHANGES = ("open", "mkdir", "write", "pwrite", "ftruncate", "fsync", "replace", "unlink", "rmdir")
 NEEDS_ROOM = ("open", "mkdir", "write", "pwrite", "fsync")
@@ -92,3 +96,36 @@ class Faulty:
             if name == "open":
                 self._opened[done] = path
         raise Death
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine lives on in every test here, so what was written is there."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+def attempts(folder: Path, work: Callable[[], object], faults: Sequence[str | int]) -> Iterator[tuple[Faulty, str]]:
+    """`work` with each fault at each of its file operations, and how it ended: died, refused, or done all the same.
+
+    Yields after each attempt, for the folder to be looked at and made anew.
+    """
+    for fault in faults:
+        number = 0
+        while True:
+            with Faulty(folder, number, fault) as faulty:
+                try:
+                    work()
+                    end = "done"
+                except Death:
+                    end = "died"
+                except OutputError:
+                    end = "refused"
+            yield faulty, end
+            if not faulty.happened:
+                assert number > 5
+                break
+            number += 1
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()

@@ -1,72 +1,31 @@
-"""Deaths, full disks and second writers at every single file operation; benchmarks/faults.py kills real processes at random."""
+"""Files, adapters and rows under a death or a full disk at every single file operation (tests/faulty.py)."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from faulty import Death, Faulty
-from safetensors.torch import load_file
+from faulty import Death, Faulty, attempts, names, no_waiting_for_disks  # noqa: F401
 from torch import Tensor
 
 from fewclip.adapter import CARD, CONFIG, WEIGHTS, AdapterConfig, load_adapter, save_adapter
-from fewclip.cli import main
-from fewclip.cli.fit import CHECKPOINT
-from fewclip.clip.model import CLIP
 from fewclip.errors import AdapterError, OutputError
 from fewclip.files import write_bytes, write_files
-from fewclip.outputs import LOCK, only_writer
+from fewclip.outputs import only_writer
 from fewclip.picture import Sample, sheet
-from fewclip.rows import MEASURED, ROWS, Row, append_rows, read_rows
-from fewclip.runs import Run, Where, execute
-from fewclip.sweep import Finish, Sweep, sweep
+from fewclip.rows import ROWS, Row, append_rows, read_rows
 
 FINISHED = {WEIGHTS, CONFIG, CARD}
 DEATHS = ("death", "torn")
 ERRORS = ("full", errno.ENOSPC, errno.EIO, errno.EROFS)
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine lives on in every test here, so what was written is there."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
-def attempts(folder: Path, work: Callable[[], object], faults: Sequence[str | int]) -> Iterator[tuple[Faulty, str]]:
-    """`work` with each fault at each of its file operations, and how it ended: died, refused, or done all the same.
-
-    Yields after each attempt, for the folder to be looked at and made anew.
-    """
-    for fault in faults:
-        number = 0
-        while True:
-            with Faulty(folder, number, fault) as faulty:
-                try:
-                    work()
-                    end = "done"
-                except Death:
-                    end = "died"
-                except OutputError:
-                    end = "refused"
-            yield faulty, end
-            if not faulty.happened:
-                assert number > 5
-                break
-            number += 1
-
-
-def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
 # Single files
@@ -256,174 +215,34 @@ def test_two_threads_save_while_a_third_loads(tmp_path: Path) -> None:
     assert names(folder) == FINISHED
 
 
-# A second writer
+def test_a_save_waits_for_another_writer_and_then_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fewclip.adapter.PATIENCE", 0.05)
+    said: list[str] = []
 
-HOLDER = """
-import fcntl, os, sys
-descriptor = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
-fcntl.flock(descriptor, fcntl.LOCK_EX)
-print("ready", flush=True)
-sys.stdin.read()
-"""
+    def other() -> None:
+        try:
+            save(tmp_path / "a", 1)
+        except OutputError as error:
+            said.append(str(error))
 
-
-@pytest.fixture
-def held(tmp_path: Path) -> Iterator[Path]:
-    """A folder that another process is writing to."""
-    folder = tmp_path / "out"
-    folder.mkdir()
-    command = [sys.executable, "-c", HOLDER, str(folder / LOCK)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        yield folder
-        process.kill()
+    with only_writer(tmp_path / "a"):
+        save(tmp_path / "a", 2)
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert said == [
+        f"Another process is writing to {tmp_path / 'a'}: wait until it has ended, or give another output folder."
+    ]
+    assert saved(tmp_path / "a") == 2
 
 
-def test_the_second_is_refused_in_one_sentence(
-    held: Path, photos: Path, backbone_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("fewclip.adapter.PATIENCE", 0.1)
-    sentence = f"Another process is writing to {held}"
-    assert main(fit_command(photos, backbone_file, held)) == 2
-    said = capsys.readouterr().err
-    assert sentence in said
-    assert len(said.strip().splitlines()) == 1
-    bench = ["bench", "few-shot", "--methods", "zero-shot", "--datasets", str(photos), "--shots", "1", "--seeds", "1"]
-    assert main([*bench, "--backbone", str(backbone_file), "--out", str(held)]) == 2
-    assert sentence in capsys.readouterr().err
-    with pytest.raises(OutputError, match="Another process is writing to"):
-        save(held, 1)
-    assert names(held) == {LOCK}
-
-
-def test_a_lock_ends_with_its_process(held: Path, tmp_path: Path) -> None:
-    (tmp_path / "left" / LOCK).mkdir(parents=True)
-    (tmp_path / "left" / LOCK).rmdir()
-    (tmp_path / "left" / LOCK).write_bytes(b"")  # of a writer that was killed
-    with only_writer(tmp_path / "left"), only_writer(tmp_path / "left"):
-        pass
-    assert names(tmp_path / "left") == set()
-    with pytest.raises(OutputError), only_writer(held):
-        pass
-
-
-@pytest.mark.parametrize("place", ["below a file", "no rights"])
-def test_a_place_that_cant_be_written_to(
-    place: str, tmp_path: Path, photos: Path, backbone_file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if place == "below a file":
-        (tmp_path / "file").write_text("")
-        out = tmp_path / "file" / "out"
-    else:
-        out = tmp_path / "out"
-        out.mkdir(mode=0o500)
-        if os.access(out, os.W_OK):
-            pytest.skip("this user may write anywhere; benchmarks/faults.py tries it as another")
-    assert main(fit_command(photos, backbone_file, out)) == 2
-    assert "can't be used" in capsys.readouterr().err
-    bench = ["bench", "few-shot", "--methods", "zero-shot", "--datasets", str(photos), "--shots", "1", "--seeds", "1"]
-    assert main([*bench, "--backbone", str(backbone_file), "--out", str(out)]) == 2
-    assert "can't be used" in capsys.readouterr().err
+def test_a_save_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="can't be used"):
-        save(out, 1)
+        save(tmp_path / "file" / "a", 1)
 
 
-# fit
-
-
-def fit_command(photos: Path, backbone: Path, out: Path, *more: str) -> list[str]:
-    settings = "--epochs=1 --shots=2 --batch-size=4 --rep-dim=8 --device=cpu --json --checkpoint-seconds=0".split()  # noqa: SIM905
-    return ["fit", str(photos), "-o", str(out), "--backbone", str(backbone), *settings, *more]
-
-
-@pytest.fixture
-def kept_backbone(backbone: CLIP, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read once, so that a fit takes a tenth of a second."""
-    monkeypatch.setattr(CLIP, "from_pretrained", lambda name: backbone)
-
-
-@pytest.mark.usefixtures("kept_backbone")
-@pytest.mark.parametrize("fault", ["death", "full"])
-def test_fit_goes_on_to_the_undisturbed_end(
-    fault: str, tmp_path: Path, photos: Path, backbone_file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(fit_command(photos, backbone_file, tmp_path / "calm")) == 0
-    expected = load_file(tmp_path / "calm" / WEIGHTS)
-    number, happened = 0, True
-    while happened:
-        out = tmp_path / "out" / str(number)
-        status = None
-        capsys.readouterr()
-        with Faulty(tmp_path / "out", number, fault) as faulty, suppress(Death):
-            status = main(fit_command(photos, backbone_file, out))
-        happened = faulty.happened
-        said = capsys.readouterr().err
-        if status == 2:
-            assert len(said.strip().splitlines()) == 1, said
-            assert "No space left" in said
-        finished = (out / CONFIG).exists()
-        if finished:
-            assert same(load_adapter(out)[1], expected)
-        else:
-            assert status in (None, 2)
-            with pytest.raises(AdapterError, match=r"no finished adapter|no adapter folder"):
-                load_adapter(out)
-        again = main(fit_command(photos, backbone_file, out))
-        assert again == (2 if finished else 0)
-        assert same(load_adapter(out)[1], expected)
-        assert names(out) - FINISHED <= ({CHECKPOINT} if finished else set())
-        number += 1
-    assert number > 25
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-@pytest.mark.usefixtures("kept_backbone")
-def test_overwriting_keeps_the_old_adapter_until_the_new_one_is_finished(
-    tmp_path: Path, photos: Path, backbone_file: Path
-) -> None:
-    out = tmp_path / "out"
-    assert main(fit_command(photos, backbone_file, out)) == 0
-    old = load_adapter(out)[1]
-    assert main(fit_command(photos, backbone_file, tmp_path / "calm", "--seed", "2")) == 0
-    new = load_adapter(tmp_path / "calm")[1]
-    assert main([*fit_command(photos, backbone_file, out, "--overwrite"), "--shots", "9"]) == 2, "there are eight"
-    assert same(load_adapter(out)[1], old)
-    other = fit_command(photos, backbone_file, out, "--seed", "2", "--overwrite")
-    seen: list[bool] = []
-    for number in range(2, 40, 6):
-        with Faulty(tmp_path, number) as faulty, suppress(Death):
-            main(other)
-        seen.append(same(load_adapter(out)[1], new))
-        assert seen[-1] or same(load_adapter(out)[1], old)
-        if not faulty.happened:
-            break
-    assert seen == sorted(seen)
-    assert set(seen) == {False, True}
-    assert main(other) == 0
-    assert same(load_adapter(out)[1], new)
-    assert names(out) == FINISHED
-
-
-@pytest.mark.usefixtures("kept_backbone")
-def test_overwrite_passes_over_a_checkpoint_of_another_run(tmp_path: Path, photos: Path, backbone_file: Path) -> None:
-    out = tmp_path / "out"
-    with Faulty(tmp_path, 12), pytest.raises(Death):
-        main(fit_command(photos, backbone_file, out))
-    assert (out / CHECKPOINT).exists()
-    assert main(fit_command(photos, backbone_file, out, "--seed", "2")) == 2
-    assert main(fit_command(photos, backbone_file, out, "--seed", "2", "--overwrite")) == 0
-    assert names(out) == FINISHED
-    (tmp_path / "damaged").mkdir()
-    (tmp_path / "damaged" / CHECKPOINT).write_bytes(b"nonsense")
-    assert main(fit_command(photos, backbone_file, tmp_path / "damaged")) == 2
-    assert main(fit_command(photos, backbone_file, tmp_path / "damaged", "--overwrite")) == 0
-
-
-# bench
+# Rows
 
 
 def some(run: str, rows: int = 2) -> list[Row]:
@@ -462,52 +281,3 @@ def test_rows_that_cant_be_appended_leave_the_file_as_it_was(tmp_path: Path) -> 
             assert (path.read_bytes() == before) == bool(said)
             assert not said or said.endswith("run the same command again.")
             path.write_bytes(before)
-
-
-def plan(photos: Path) -> list[Run]:
-    settings = {"epochs": 1, "batch_size": 4, "rep_dim": 8, "checkpoint_seconds": 0.0}
-    return Sweep(
-        protocols=("base-to-novel",),
-        methods=("zero-shot", "mmrl"),
-        datasets=(str(photos),),
-        seeds=(1,),
-        shots=(2,),
-        settings=settings,
-        backbone="tiny",
-    ).runs()
-
-
-def found(rows: list[Row]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k not in MEASURED} for row in rows]
-
-
-@pytest.mark.usefixtures("kept_backbone")
-@pytest.mark.parametrize("fault", ["death", "torn"])
-def test_a_sweep_goes_on_with_no_row_lost_or_doubled(fault: str, tmp_path: Path, photos: Path) -> None:
-    runs = plan(photos)
-
-    def here(left: Sequence[Run], where: Where, finish: Finish) -> None:
-        for run in left:
-            finish(run, execute(run, where))
-
-    def do(out: Path) -> list[Row]:
-        return sweep(runs, Where(out=str(out), keep_adapters=True), here, quiet=True)
-
-    expected = found(do(tmp_path / "calm"))
-    whole = {json.dumps(row, sort_keys=True) for row in expected}
-    number, happened = 0, True
-    while happened:
-        out = tmp_path / "out" / str(number)
-        with Faulty(tmp_path / "out", number, fault) as faulty, suppress(Death):
-            do(out)
-        happened = faulty.happened
-        if (out / ROWS).exists():
-            assert {json.dumps(row, sort_keys=True) for row in found(read_rows(out / ROWS))} <= whole
-        assert found(do(out)) == expected
-        lines = (out / ROWS).read_text().splitlines()
-        assert len(lines) - len(expected) in (0, 1), "a first row whose second was cut off may stay in the file"
-        assert len(read_rows(out / ROWS)) == len(expected)
-        left = [p.name for p in out.rglob("*") if p.is_file()]
-        assert set(left) <= FINISHED | {ROWS}
-        number += 1 if fault == "death" else 3
-    assert number > 30
