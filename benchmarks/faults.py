@@ -98,7 +98,7 @@ def kills(trial: Trial, times: int, chance: random.Random, root: Path, seconds: 
         except (Wrong, TimeoutError) as error:
             wrong.append(f"{variant}: {error}")
             print(f"WRONG: {trial.name}, {wrong[-1]}", flush=True)
-        if cycles % 10 == 0:
+        if cycles % 5 == 0:
             print(f"{trial.name}: {done} kills, {dict(phases)}", flush=True)
         if done >= times:
             break

@@ -89,9 +89,7 @@ class Trial:
 
 class Fit(Trial):
     name = "fit"
-    variants = (
-        "saves all the time", "saves all the time", "saves now and then", "never saves", "over a finished adapter",
-    )  # fmt: skip
+    variants = ("saves all the time", "saves now and then", "never saves", "over a finished adapter")
 
     def begin(self, folder: Path, variant: str) -> None:
         super().begin(folder, variant)
