@@ -11,19 +11,22 @@ is not loaded. No pickle anywhere.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from fewclip.adapter_checks import check_config
 from fewclip.errors import AdapterError
 from fewclip.files import write_json, write_tensors, write_text
+from fewclip.reading import parse_json, read_bytes
 from fewclip.version import __version__
 
 WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
 FORMAT = 1
+LARGEST = 8 << 30
+"""Bytes of an adapter's weights."""
 
 
 @dataclass
@@ -67,7 +70,6 @@ def load_adapter(folder: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
     Raises:
         AdapterError: no adapter there, or a damaged one.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load
 
     folder = Path(folder)
@@ -81,10 +83,12 @@ def load_adapter(folder: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
                 f"{folder} is no finished adapter, {name} is missing: give the folder that `fewclip fit` wrote."
             )
     try:
-        raw = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        raw = parse_json(read_bytes(folder / CONFIG))
         known = {key: raw[key] for key in AdapterConfig.__dataclass_fields__ if key in raw}
         config = AdapterConfig(**known)
-    except (ValueError, TypeError) as error:
+        if not isinstance(config.format, int) or config.format <= FORMAT:
+            check_config(config)
+    except (ValueError, TypeError, OSError, AdapterError) as error:
         raise AdapterError(
             f"{folder / CONFIG} can't be read ({error}): copy the adapter again, or fit anew."
         ) from error
@@ -93,7 +97,10 @@ def load_adapter(folder: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
             f"{folder} has adapter format {config.format} of fewclip {config.fewclip_version}, but fewclip {__version__} "
             f"reads formats up to {FORMAT}: upgrade fewclip."
         )
-    data = (folder / WEIGHTS).read_bytes()
+    try:
+        data = read_bytes(folder / WEIGHTS, LARGEST)
+    except OSError as error:
+        raise AdapterError(f"{folder / WEIGHTS} can't be read ({error.strerror}): copy the adapter again.") from error
     if hashlib.sha256(data).hexdigest() != config.weights_sha256:
         raise AdapterError(
             f"{folder / WEIGHTS} is truncated or was changed: its checksum is not the one in {CONFIG}. Copy the adapter "
@@ -101,7 +108,7 @@ def load_adapter(folder: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
         )
     try:
         return config, load(data)
-    except SafetensorError as error:
+    except Exception as error:  # a damaged file can make its reader raise anything
         raise AdapterError(f"{folder / WEIGHTS} is no safetensors file ({error}): fit anew.") from error
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from fewclip.adapter import AdapterConfig, load_adapter, save_adapter
+from fewclip.adapter_checks import build, check_settings
 from fewclip.clip.checkpoint import fingerprint
 from fewclip.clip.model import CLIP
 from fewclip.errors import AdapterError
@@ -41,14 +42,21 @@ def revive(kind: type[Kind], folder: str | Path, backbone: str | CLIP | None, de
     config, tensors = load_adapter(folder)
     of_method = {f.name for f in fields(find(config.method).Settings)}
     of_training = {f.name for f in fields(TrainSettings)}
+    trained = {k: v for k, v in config.training.get("settings", {}).items() if k in of_training}
+    own = {k: v for k, v in config.settings.items() if k in of_method}
+    try:
+        check_settings(TrainSettings, trained)
+        check_settings(find(config.method).Settings, own)
+    except AdapterError as error:
+        raise AdapterError(f"{folder} can't be used ({error}): copy the adapter again, or fit anew.") from None
     classifier = kind(
         config.method,
         config.backbone if backbone is None else backbone,
         shots=config.training.get("shots"),
         template=config.template,
         device=device,
-        **{k: v for k, v in config.training.get("settings", {}).items() if k in of_training},
-        **{k: v for k, v in config.settings.items() if k in of_method},
+        **trained,
+        **own,
     )
     classifier.load_backbone(Processes(device).device)
     found = fingerprint(classifier.clip_)
@@ -58,13 +66,10 @@ def revive(kind: type[Kind], folder: str | Path, backbone: str | CLIP | None, de
             f"{classifier.clip_.name or 'the one given'} is another (fingerprint {found[:12]}): load it with the backbone "
             "that it was made on."
         )
-    method = find(config.method)(classifier.clip_, classifier.split_settings()[1])
     try:
-        method.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise AdapterError(
-            f"The tensors in {folder} are not those of {config.method} on this backbone: {error}"
-        ) from error
+        method = build(find(config.method), classifier.clip_, classifier.split_settings()[1], tensors)
+    except AdapterError as error:
+        raise AdapterError(f"{folder} can't be used ({error}): copy the adapter again, or fit anew.") from error
     classifier.method_ = method.to(classifier.clip_.device).eval().requires_grad_(False)
     classifier.template_ = config.template
     classifier.trained_classes_, classifier.added_classes_ = config.classes, config.added_classes

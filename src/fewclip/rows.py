@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from fewclip.errors import DataError, OutputError
+from fewclip.reading import parse_json, read_bytes
 
 Row = dict[str, Any]
 
 ROWS = "rows.jsonl"
+LARGEST = 2 << 30
+"""Bytes of a file of rows."""
 FIELDS = {
     "run": "name of the run, the same whenever the same thing is run",
     "row": "which of its rows this is, counted from 1",
@@ -78,16 +81,21 @@ def read_rows(place: str | Path) -> list[Row]:
         DataError: no such file, or a line that is no row.
     """
     path = rows_file(place)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"There are no results at {path}: make some with `fewclip bench … --out {Path(place)}`.")
     attempts: dict[str, list[list[Row]]] = {}
-    lines = path.read_bytes().split(b"\n")
+    try:
+        lines = read_bytes(path, LARGEST).split(b"\n")
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror}.") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-            run, part, _, _ = row["run"], row["row"], row["rows"], row["status"]
+            row = parse_json(line)
+            run, part = row["run"], row["row"]
+            if [type(row[name]) for name in ("run", "row", "rows", "status")] != [str, int, int, str]:
+                raise ValueError("its head is of other types")
         except (ValueError, KeyError, TypeError) as error:
             if number == len(lines):  # no newline behind it: its writing was cut off
                 continue
@@ -98,7 +106,8 @@ def read_rows(place: str | Path) -> list[Row]:
         mine[-1].append(row)
     kept: list[Row] = []
     for mine in attempts.values():
-        complete = [rows for rows in mine if [row["row"] for row in rows] == list(range(1, rows[0]["rows"] + 1))]
+        complete = [rows for rows in mine if [row["row"] for row in rows] == list(range(1, len(rows) + 1))]
+        complete = [rows for rows in complete if rows[0]["rows"] == len(rows)]
         done = [rows for rows in complete if rows[0]["status"] == "done"]
         kept += (done or complete or [[]])[-1]
     return kept
@@ -115,7 +124,9 @@ def append_rows(path: Path, rows: Sequence[Row]) -> None:
     Raises:
         OutputError: the file can't be written to; it is as it was before.
     """
-    data = "".join(json.dumps(row, ensure_ascii=False, sort_keys=False) + "\n" for row in rows).encode()
+    data = "".join(json.dumps(row, ensure_ascii=False, sort_keys=False) + "\n" for row in rows).encode(
+        errors="backslashreplace"
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
