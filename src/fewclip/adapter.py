@@ -11,6 +11,7 @@ is not loaded. No pickle anywhere.
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def load_adapter(folder: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
     from safetensors.torch import load
 
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise AdapterError(
             f"There is no adapter folder {folder}: give the folder that `fewclip fit … -o FOLDER` wrote."
         )

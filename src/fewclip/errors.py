@@ -12,12 +12,16 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def _cut(text: str) -> str:
+    """The text, or its beginning and its end."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 300]} … {text[-290:]}"
+
+
 class FewclipError(Exception):
     """Any mistake that the caller can mend. Its message is one line of visible characters, of bounded length."""
 
     def __init__(self, message: str = "") -> None:
-        cut = message if len(message) <= LONGEST else f"{message[: LONGEST - 300]} … {message[-290:]}"
-        super().__init__(visible(cut))
+        super().__init__(_cut(visible(_cut(message))))
 
 
 class BackboneError(FewclipError):

@@ -70,7 +70,7 @@ MEASURED = ("train_seconds", "predict_seconds", "peak_memory_mb", "gpu_memory_mb
 def rows_file(place: str | Path) -> Path:
     """The file of rows of a results folder, or the file itself."""
     place = Path(place)
-    return place / ROWS if place.is_dir() or place.suffix != ".jsonl" else place
+    return place / ROWS if os.path.isdir(place) or place.suffix != ".jsonl" else place
 
 
 def read_rows(place: str | Path) -> list[Row]:

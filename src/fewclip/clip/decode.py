@@ -7,6 +7,7 @@ white, and leaves photos lying on their side; here they are composed onto white,
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from functools import cache
 from io import BytesIO
@@ -28,8 +29,9 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM
 """Pillow's formats that are read. It knows more, of which EPS starts another program, and others are rare."""
 HELPED = ("EPS", "WMF", "GRIB", "BUFR", "HDF5")
 """Those that Pillow leaves to another program, or to a handler."""
-MAX_SCANS = 1000
-"""Scans of a progressive JPEG, each of which goes through all of its pixels. Usual are ten."""
+MAX_SCANS = 100
+"""Scans of a JPEG, each of which goes through all of its pixels, however few bytes it has. Progressive ones have about ten."""
+_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 
 
 def read_image(source: Source, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = None) -> Image.Image:
@@ -89,7 +91,7 @@ def _is(path: Path, test: Callable[[Path], bool]) -> bool:
 def _decode(file: Path | BytesIO, max_pixels: int, formats: tuple[str, ...] | None) -> Image.Image:
     with Image.open(file, formats=_known(FORMATS if formats is None else formats)) as image:
         _checked(image, max_pixels)
-        if image.info.get("progressive") and _scans(file) > MAX_SCANS:
+        if image.format in ("JPEG", "MPO") and _many_scans(file):
             raise DataError(f"is a JPEG of more than {MAX_SCANS} scans: save it anew.")
         image.load()
         rgb = _upright_rgb(image)
@@ -115,9 +117,14 @@ def _checked(image: Image.Image, max_pixels: int) -> Image.Image:
     return image
 
 
-def _scans(file: Path | BytesIO) -> int:
-    """At least as many as a JPEG has: within a scan, this marker can't occur."""
-    return (file.getvalue() if isinstance(file, BytesIO) else file.read_bytes()).count(b"\xff\xda")
+def _many_scans(file: Path | BytesIO) -> bool:
+    """Whether a JPEG has more than `MAX_SCANS`, by walking from marker to marker up to its end."""
+    data = file.getvalue() if isinstance(file, BytesIO) else file.read_bytes()
+    place, scans = 2, 0
+    while scans <= MAX_SCANS and (found := _MARKER.search(data, place)) is not None and found[1] != b"\xd9":
+        scans += found[1] == b"\xda"
+        place = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")  # to the end of its segment
+    return scans > MAX_SCANS
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:

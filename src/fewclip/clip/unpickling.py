@@ -174,6 +174,10 @@ class _TensorUnpickler(pickle._Unpickler):
         self._only(pickle.ADDITEMS, 0, (set,))
         super().load_additems()
 
+    def load_bytearray8(self) -> None:
+        raise pickle.UnpicklingError("it holds a bytearray, for which room is made before it is read")
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
     dispatch[pickle.BUILD[0]] = load_build
     dispatch[pickle.SETITEM[0]] = load_setitem
     dispatch[pickle.SETITEMS[0]] = load_setitems

@@ -19,6 +19,7 @@ from fewclip.errors import BackboneError
 
 # What OpenAI's archives hold beside the weights, and others hold that is no weight.
 OPENAI_ENTRIES = ("input_resolution", "context_length", "vocab_size")
+MOST_TENSORS = 20_000
 SHARED, SMALL = 2, 1_000_000
 """Tensors of a file have at most `SHARED` times its bytes, and `SMALL` more: some weights are saved under two names."""
 
@@ -82,6 +83,9 @@ def _read_safetensors(path: Path) -> Weights:
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
+        count = len(file.keys())
+        if count > MOST_TENSORS:
+            raise BackboneError(f"holds {count:,} tensors, where a CLIP has hundreds.")
         return Weights({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {})  # noqa: SIM118
 
 

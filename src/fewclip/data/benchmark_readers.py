@@ -87,7 +87,7 @@ def find_folder(benchmark: Benchmark, root: str | os.PathLike[str] | None = None
             f"{benchmark.directory}/ as root, or in the environment variable {ROOT_VARIABLE}."
         )
     place = Path(given)
-    if not place.is_dir():
+    if not os.path.isdir(place):
         whose = "root" if root is not None else ROOT_VARIABLE
         raise DataError(f"{place}, given as {whose}, is not a folder: give the one that holds {benchmark.directory}/.")
     below = place / benchmark.directory
