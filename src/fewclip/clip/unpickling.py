@@ -121,6 +121,8 @@ class _TensorUnpickler(pickle._Unpickler):
     """The unpickler in Python, whose table of what it has seen grows with what it sees (that in C grows with the largest
     number that a file names). Any other thing than a tensor that a pickle may name is refused."""
 
+    stack: list[Any]
+    metastack: list[list[Any]]
     dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(pickle._Unpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
@@ -128,9 +130,9 @@ class _TensorUnpickler(pickle._Unpickler):
         if module.partition(".")[0] == "__torch__":
             return type(name, (_Module,), {})
         if module == "torch":
-            dtype = _STORAGES.get(name, getattr(torch, name, None) if name.isidentifier() else None)
-            if isinstance(dtype, torch.dtype):
-                return dtype
+            for storage, dtype in _STORAGES.items():
+                if name in (storage, str(dtype).removeprefix("torch.")):
+                    return dtype
         allowed: dict[str, Callable[..., Any]] = {
             "torch._utils._rebuild_tensor": lambda *args: _rebuild(*args[:4]),
             "torch._utils._rebuild_tensor_v2": lambda *args: _rebuild(*args[:4]),
@@ -160,19 +162,19 @@ class _TensorUnpickler(pickle._Unpickler):
 
     def load_build(self) -> None:
         self._only(pickle.BUILD, -2, (_Module, _Hooks))
-        super().load_build()
+        super().load_build()  # type: ignore[misc]
 
     def load_setitem(self) -> None:
         self._only(pickle.SETITEM, -3, (dict,))
-        super().load_setitem()
+        super().load_setitem()  # type: ignore[misc]
 
     def load_setitems(self) -> None:
         self._only(pickle.SETITEMS, 0, (dict,))
-        super().load_setitems()
+        super().load_setitems()  # type: ignore[misc]
 
     def load_additems(self) -> None:
         self._only(pickle.ADDITEMS, 0, (set,))
-        super().load_additems()
+        super().load_additems()  # type: ignore[misc]
 
     def load_bytearray8(self) -> None:
         raise pickle.UnpicklingError("it holds a bytearray, for which room is made before it is read")
