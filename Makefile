@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench bench-quick lint types install install-dev clean
+.PHONY: demo test fuzz bench bench-quick lint types install install-dev clean
 
 demo: install
 	$(BIN)/fewclip demo --out demo
 
 test: install-dev lint types
 	$(BIN)/python -m pytest
+
+fuzz: install-dev
+	$(BIN)/python tests/fuzz.py --minutes $(or $(MINUTES),10)
 
 bench: install-dev
 	$(BIN)/python benchmarks/bench.py
@@ -39,4 +42,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo bench .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo bench .pytest_cache .mypy_cache .ruff_cache .hypothesis fuzz-crashes
