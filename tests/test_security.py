@@ -272,3 +272,59 @@ def test_the_backbone_that_an_adapter_names_is_only_read(saved: Path, tmp_path: 
             FewShotClassifier.load(written(saved, tmp_path / "a", {"backbone": name}))
         assert "root:" not in str(caught.value)
     assert not marker.exists()
+
+
+# ---- what fuzzing found, each as small as it gets
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b'J"',
+        b"\x80\x02}q\x00X\x01\x00\x00",
+        b"\x80\x02.",
+        b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02]q\x00.",
+        b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}X\r\0\0\0little_endian\x88s.\x80\x02}.\x80\x02]K\x01a.",
+        b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}X\r\0\0\0little_endian\x89s.",
+        b"PK\x03\x04",
+        archive(b"."),
+        archive(b"0."),
+        archive(b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\xfftQ."),
+        archive(b"(X\x07\0\0\0storageccollections\nOrderedDict\nX\x01\0\0\x000X\x03\0\0\0cpuK\x06tQ."),
+        files.zipped({"a/data.pkl": b"N.", "b/data.pkl": b"N."}),
+    ],
+)
+def test_damaged_pickles(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.pt").write_bytes(data)
+    with pytest.raises(BackboneError, match=r"x\.pt is damaged or incomplete|x\.pt holds"):
+        weights.read(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer.json", "preprocessor_config.json", "model.safetensors.index.json"]
+)
+@pytest.mark.parametrize(
+    "text", ["[" * 200_000, "[]", "{}", '{"weight_map": {"a": 1}}', '{"weight_map": {"a": ".."}}', '{"mean": 3}']
+)
+def test_damaged_json_of_a_checkpoint(name: str, text: str, tmp_path: Path) -> None:
+    files.write_backbone(tmp_path)
+    (tmp_path / name).write_text(text)
+    if name.endswith("index.json"):
+        (tmp_path / "model.safetensors").unlink()
+    if (name, text) == ("preprocessor_config.json", "{}") or (name[0], text[:5]) == ("p", '{"wei'):
+        assert load(str(tmp_path)).preprocess is not None
+        return
+    with pytest.raises(BackboneError):
+        load(str(tmp_path))
+
+
+def test_a_deep_adapter_and_no_names(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / WEIGHTS).write_bytes((saved / WEIGHTS).read_bytes())
+    (tmp_path / CONFIG).write_text("[" * 200_000)
+    with pytest.raises(AdapterError, match="nested too deeply"):
+        FewShotClassifier.load(tmp_path)
+    classifier = FewShotClassifier.load(saved, backbone=files.tiny_with_words())
+    assert classifier.add_classes([]).classes_ == ["blue", "lime", "red"]
+    with pytest.raises(DataError, match="classes is empty"):
+        classifier.predict([], classes=[])

@@ -51,7 +51,15 @@ ELSEWHERE = {"test_of_a_long_image_the_middle_is_seen", "test_a_terminal_that_kn
 
 
 def test_the_limits_are_those_of_the_code() -> None:
-    for number in (MAX_PIXELS, LONGEST, MESSAGE, paths.LONGEST, weights.MOST_TENSORS, checkpoint.LARGEST, checkpoint.LARGEST_IMAGE):
+    for number in (
+        MAX_PIXELS,
+        LONGEST,
+        MESSAGE,
+        paths.LONGEST,
+        weights.MOST_TENSORS,
+        checkpoint.LARGEST,
+        checkpoint.LARGEST_IMAGE,
+    ):
         assert f"{number:,}" in THREATS, number
     assert f"{decode.MAX_SCANS} scans" in THREATS
     assert f"1 to {preprocess.LONGEST_SIDES}" in THREATS
