@@ -17,7 +17,7 @@ pytest.importorskip("matplotlib", reason="the extra report is not installed")
 from fuzz import Count, fuzz
 from fuzz_targets import TARGETS, Target, attempt
 
-SECONDS = float(os.environ.get("FEWCLIP_FUZZ_SECONDS", "12"))
+SECONDS = float(os.environ.get("FEWCLIP_FUZZ_SECONDS", "10"))
 NAMES = [target.name for target in TARGETS]
 
 
