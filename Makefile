@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test fuzz bench bench-quick lint types install install-dev clean
+.PHONY: demo test fuzz bench bench-quick docs lint types install install-dev install-docs clean
 
 demo: install
 	$(BIN)/fewclip demo --out demo
@@ -20,6 +20,9 @@ bench: install-dev
 bench-quick: install-dev
 	$(BIN)/python benchmarks/bench.py --quick
 
+docs: install-docs
+	$(BIN)/mkdocs build --strict
+
 lint: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -29,6 +32,7 @@ types: install-dev
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
+install-docs: $(VENV)/.installed-docs
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -41,5 +45,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) demo bench .pytest_cache .mypy_cache .ruff_cache .hypothesis fuzz-crashes
+	rm -rf $(VENV) demo bench site .pytest_cache .mypy_cache .ruff_cache .hypothesis fuzz-crashes

@@ -33,6 +33,8 @@ def row(**given: Any) -> Row:
         "seed": 1,
         "shots": 16,
         "train_images": 800,
+        "val_images": 0,
+        "chosen": {},
         "images": 100,
         "classes": 50,
         "accuracy": 80.0,

@@ -109,7 +109,7 @@ def test_save_and_load(fitted: FewShotClassifier, pairs: Pairs, tmp_path: Path, 
     ):
         assert config[name]
     card = (tmp_path / "a" / CARD).read_text()
-    assert "blue, green, red" in card
+    assert "`blue`, `green`, `red`" in card
     again = FewShotClassifier.load(tmp_path / "a")
     images = [image for image, _ in pairs]
     np.testing.assert_array_equal(again.predict_proba(images), fitted.predict_proba(images))

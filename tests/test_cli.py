@@ -131,6 +131,38 @@ def mistake(arguments: list[str], capsys: Capture, *says: str) -> None:
     assert "Traceback" not in captured.err
 
 
+@pytest.fixture
+def parted(photos: Path, tmp_path: Path) -> Path:
+    """The photos in train/, val/ and test/."""
+    for path in sorted(photos.glob("*/*.png")):
+        split = {"0": "val", "1": "val", "2": "test"}.get(path.stem, "train")
+        place = tmp_path / "parted" / split / path.parent.name / path.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(path.read_bytes())
+    return tmp_path / "parted"
+
+
+def test_fit_chooses_by_validation_images(
+    tmp_path: Path, photos: Path, parted: Path, backbone_file: Path, capsys: Capture
+) -> None:
+    fit = ["fit", str(parted), "--backbone", str(backbone_file), "--shots", "4", "--method"]
+    assert main([*fit, "linear-probe", "--val", "split", "-o", str(tmp_path / "a")]) == 0
+    assert "Chosen by 6 validation images: c " in capsys.readouterr().out
+    assert json.loads((tmp_path / "a" / "adapter_config.json").read_text())["training"]["val_images"] == 6
+    few = ["--alpha-steps", "2", "--beta-steps", "3", "--passes", "1"]
+    assert main([*fit, "tip-adapter", *few, "--val", str(photos), "-o", str(tmp_path / "b"), "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["val_images"] == 24
+    assert set(summary["chosen"]) == {"alpha", "beta"}
+
+    out = ["-o", str(tmp_path / "c")]
+    mistake([*fit, "coop", "--val", "split", *out], capsys, "coop chooses nothing", "linear-probe (C)")
+    fit[1] = str(photos)
+    mistake([*fit, "linear-probe", "--val", "split", *out], capsys, "no validation images of its own", "train split")
+    mistake([*fit, "linear-probe", "--val", str(tmp_path / "none"), *out], capsys, "There is no folder")
+    assert not (tmp_path / "c").exists()
+
+
 def test_mistakes_of_fit(tmp_path: Path, photos: Path, backbone_file: Path, capsys: Capture) -> None:
     out = ["-o", str(tmp_path / "out"), "--backbone", str(backbone_file), *QUICK]
     mistake(["fit", str(tmp_path / "nowhere"), *out], capsys, "There is no folder", "give a folder that holds")

@@ -1,32 +1,122 @@
-"""The Python blocks of README.md and docs/new_method.md run, and docs/methods.md names every method."""
+"""Every block of README.md and docs/ that a reader would run is run, or says why not; docs/methods.md names every method."""
 
 from __future__ import annotations
 
+import linecache
 import re
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import picture
+from document_shell import Shell, lines, parse_only
+from document_table import EVERYWHERE, EXTRA, PAGES, PARSED, Page
+from documents import COMMAND, ROOT, Block, blocks, pages
 
 from fewclip import FewShotClassifier
 from fewclip.clip.model import CLIP
 from fewclip.methods import METHODS
 from fewclip.training import TrainSettings
 
-ROOT = Path(__file__).parents[1]
+TO_RUN = [page for page in pages() if any(block.kind for block in blocks(page))]
+MOST_EXEMPT = 0.15
+"""Share of the blocks that may be marked as not run."""
 
 
-def blocks(page: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+def python(block: Block, text: str, module: types.ModuleType) -> None:
+    """Run a block in the page's module; a traceback shows its lines."""
+    name = f"{block.place} (block)"
+    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+    exec(compile(text, name, "exec"), module.__dict__)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder of a page's commands, empty, without settings of the machine's own."""
+    place = tmp_path / "here"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    for variable in ("FEWCLIP_DATA", "FEWCLIP_TOKEN"):
+        monkeypatch.delenv(variable, raising=False)
+    return place
+
+
+@pytest.mark.parametrize("page", TO_RUN)
+def test_the_blocks_of_a_page_run(
+    page: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In order, in one folder and one module."""
+    table = PAGES.get(page, Page())
+    for make in table.has:
+        make(folder)
+    module = types.ModuleType(re.sub(r"\W", "_", page))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    shell = Shell(folder, EXTRA, table.statuses, PARSED)
+    with shell.until_the_end:
+        for block in blocks(page):
+            text = block.text
+            for said, run in (EVERYWHERE | table.replace).items():
+                text = text.replace(said, run)
+            if block.kind == "python" and block.reason is None:
+                python(block, text, module)
+            for line in lines(text) if block.kind == "shell" else ():
+                try:
+                    shell.run(line) if block.reason is None else parse_only(line, shell)
+                except (Exception, SystemExit) as error:
+                    shown = capsys.readouterr()
+                    raise AssertionError(f"{block.place}: {line}\n{shown.out}{shown.err}") from error
+
+
+def test_few_blocks_are_not_run_and_each_says_why() -> None:
+    runnable = [block for page in pages() for block in blocks(page) if block.kind]
+    exempt = [block for block in runnable if block.reason is not None]
+    print("\n".join(f"{block.place} is not run: {block.reason}" for block in exempt))
+    for block in exempt:
+        assert len((block.reason or "").split()) >= 3, f"{block.place}: say what it needs"
+    assert len(exempt) <= MOST_EXEMPT * len(runnable), [block.place for block in exempt]
+
+
+def test_what_is_to_be_run_is_marked_as_such() -> None:
+    """A block of commands without a language would not be run, and nobody would notice."""
+    for page in pages():
+        for block in blocks(page):
+            if not block.language:
+                assert not COMMAND.search(block.text), f"{block.place} holds commands: mark it as bash or python"
+
+
+def test_the_table_names_what_is_there() -> None:
+    for page, table in PAGES.items():
+        if not (ROOT / page).exists():
+            continue
+        text = (ROOT / page).read_text()
+        for said in table.replace:
+            assert said in text, f"tests/document_table.py replaces {said!r}, which {page} no longer says"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("fewclip bench few-shot --shoots 4 -o out", "shoots"),
+        ("fewclip data check ROOT --picures", "picures"),
+        ("fewclip fit photos -o a --method mmrl --beta 0.5", "beta"),
+    ],
+)
+def test_a_wrong_option_is_seen_where_nothing_runs(
+    line: str, words: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse_only(line, Shell(folder, {}, {}))
+    assert words in capsys.readouterr().err
 
 
 def test_a_new_method_in_one_file(backbone: CLIP, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    module = types.ModuleType("text_shift")
+    module: Any = types.ModuleType("text_shift")
     monkeypatch.setitem(sys.modules, "text_shift", module)
     for block in blocks("docs/new_method.md"):
-        exec(block, module.__dict__)
+        if block.kind == "python":
+            python(block, block.text, module)
     monkeypatch.setitem(METHODS, "text-shift", module.TextShift)
     monkeypatch.setitem(METHODS, "short-text-shift", module.ShortTextShift)
     pairs = [
@@ -53,13 +143,22 @@ def test_every_method_is_described() -> None:
             assert f"**{name}** ({method.parameters_b16})" in page, name
 
 
-def test_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, colour in (("cat", (200, 120, 40)), ("dog", (60, 60, 90))):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for i in range(16):
-            picture(colour, i).save(tmp_path / "photos" / name / f"{i}.jpg")
-    picture((200, 120, 40), 99).save(tmp_path / "new.jpg")
-    monkeypatch.chdir(tmp_path)
-    (block,) = blocks("README.md")
-    exec(block, {})
-    assert (tmp_path / "my-adapter" / "adapter_config.json").exists()
+def test_choosing_says_what_the_methods_say() -> None:
+    page = (ROOT / "docs/choosing.md").read_text().partition("## All methods")[2]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| `")]
+    assert [row[0].strip("`") for row in rows] == list(METHODS)
+    for name, new, training, _, schedule in rows:
+        method = METHODS[name.strip("`")]
+        assert new.startswith("yes") == bool(method.new_classes), name
+        settings = TrainSettings(**method.train_settings)
+        epochs = str(settings.epochs) if settings.epochs else f"{settings.steps_per_shot} steps a shot"
+        assert schedule == (f"{epochs}, {settings.batch_size}" if "steps" in training else ""), name
+
+
+def test_choosing_takes_its_numbers_from_the_results() -> None:
+    said = (ROOT / "docs/choosing.md").read_text().partition("## What we measured")[2]
+    report = (ROOT / "docs/results/icon-clip/report.md").read_text()
+    found = {f"{float(number):.1f}" for number in re.findall(r"\d+\.\d\d", report)}
+    numbers = re.findall(r"(\d+\.\d) %", said)
+    assert len(numbers) >= 8
+    assert set(numbers) <= found, set(numbers) - found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from small import random_tokens, small_clip
 from torch import Tensor
 
+from fewclip.classes import prompts_for
 from fewclip.clip import groups, kernels, model
 from fewclip.clip.prompts import Prompts
+from fewclip.clip.tokenizer import Tokenizer
 from fewclip.methods import METHODS, make_settings
 from fewclip.methods.mmrl import MMRL
 
@@ -57,25 +60,96 @@ def test_pieces_change_nothing(name: str, quick_gelu: bool, change: str, monkeyp
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * float(one.abs().max()))
 
 
+SMALL: dict[str, dict[str, Any]] = {
+    "mmrl": {"rep_dim": 8},
+    "mmrlpp": {"rep_dim": 8, "residual_rank": 2, "proj_rank": 2},
+    "proda": {"pool": 8, "context_tokens": 4},
+    "rpo": {"prompts": 3},
+    "clip-lora": {"dropout": 0.0},
+}
+STEPS: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in METHODS if name not in ("zero-shot", "linear-probe", "tip-adapter", "tip-adapter-f"))
+]
+STEPS += [("coop", {"class_specific": True}), ("coop", {"position": "middle"})]
+
+
+@pytest.mark.parametrize(("name", "settings"), STEPS, ids=str)
+def test_every_method_trains_in_groups(name: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole, in groups, and in groups that are all computed again: one loss, one gradient."""
+    clip = small_clip(vocab_size=49408, context_length=77)
+    clip.tokenizer = Tokenizer.clip()
+    names = ["cat", "a small brown dog", "tree", "old steam engine", "fish", "bird", "red car", "the blue house door"]
+    images, labels = torch.randn(3, 3, 16, 16), torch.tensor([1, 7, 4])
+    again: list[Any] = []
+    checkpoint = torch.utils.checkpoint.checkpoint
+
+    def counted(*part: Any, **options: Any) -> Any:
+        again.append(part)
+        return checkpoint(*part, **options)
+
+    def found() -> list[Tensor | None]:
+        torch.manual_seed(0)
+        method = METHODS[name](clip, make_settings(name, SMALL.get(name, {}) | settings)).train()
+        method.prepare(prompts_for(method, names, "a photo of a {}."))
+        loss = method.loss(images, labels)["loss"]
+        return [loss, *torch.autograd.grad(loss, list(method.parameters()), allow_unused=True)]
+
+    monkeypatch.setattr(groups, "checkpoint", counted)
+    whole = found()
+    assert not again
+    monkeypatch.setattr(groups, "GROUP_COST", {"cpu": 0})
+    for memory in (1 << 40, 0):
+        monkeypatch.setattr(groups, "_memory", lambda device, memory=memory: memory)
+        for one, other in zip(whole, found(), strict=True):
+            assert (one is None) == (other is None)
+            if one is not None:
+                torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5 * float(one.detach().abs().max()))
+        trains_text = name not in ("clip-adapter", "provp")
+        assert bool(again) == (memory == 0 and trains_text)
+    if trains_text:
+        assert len(again) >= 4, "names of four lengths went through the tower together"
+
+
+def kept(work: Callable[[], list[Tensor]]) -> int:
+    """Bytes that autograd keeps while `work` computes gradients, which must be finite."""
+    blocks: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        blocks[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        gradients = work()
+    assert all(g.isfinite().all() for g in gradients)
+    return sum(blocks.values())
+
+
 def test_ten_thousand_classes_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """What autograd keeps stays near the budget of 8 MiB, where everything would take many times that."""
     method = MMRL(small_clip(), make_settings("mmrl", {"rep_dim": 8}))
+    monkeypatch.setattr(groups, "_memory", lambda device: 64 << 20)
+    assert kept(lambda: step(method, 10_000)) < 24 << 20
+    monkeypatch.setattr(groups, "_memory", lambda device: 64 << 30)
+    assert kept(lambda: step(method, 10_000)) > 60 << 20
 
-    def kept(memory: int) -> int:
-        blocks: dict[int, int] = {}
 
-        def pack(x: Tensor) -> Tensor:
-            blocks[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
-            return x
+@pytest.mark.parametrize("name", ["coop", "plot", "tcp", "rpo", "clip-lora", "maple"])
+def test_a_thousand_classes_in_bounded_memory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = small_clip(vocab_size=49408, context_length=77)
+    clip.tokenizer = Tokenizer.clip()
+    method = METHODS[name](clip, make_settings(name, SMALL.get(name, {}))).train()
+    method.prepare(prompts_for(method, [f"dog {i}" if i % 3 else f"a cat of kind {i}" for i in range(1000)], "a {}."))
+    images, labels = torch.randn(2, 3, 16, 16), torch.tensor([3, 900])
 
-        monkeypatch.setattr(groups, "_memory", lambda device: memory)
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            gradients = step(method, 10_000)
-        assert all(g.isfinite().all() for g in gradients)
-        return sum(blocks.values())
+    def work() -> list[Tensor]:
+        return list(torch.autograd.grad(method.loss(images, labels)["loss"], list(method.parameters())))
 
-    assert kept(64 << 20) < 24 << 20
-    assert kept(64 << 30) > 60 << 20
+    monkeypatch.setattr(groups, "_memory", lambda device: 1 << 40)
+    whole = kept(work)
+    monkeypatch.setattr(groups, "_memory", lambda device: whole)
+    monkeypatch.setattr(groups, "GROUP_TOKENS", {"cpu": 256})
+    method.prepare(prompts_for(method, [f"dog {i}" if i % 3 else f"a cat of kind {i}" for i in range(1000)], "a {}."))
+    assert kept(work) < whole / 2
 
 
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=8), cost=st.integers(0, 20))

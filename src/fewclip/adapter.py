@@ -19,13 +19,17 @@ from typing import Any
 from torch import Tensor
 
 from fewclip.adapter_checks import check_config
+from fewclip.card import model_card, plain
 from fewclip.errors import AdapterError
 from fewclip.files import write_json, write_tensors, write_text
 from fewclip.reading import parse_json, read_bytes
 from fewclip.version import __version__
 
 WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
+DRAFT = "README.hub.md"
+"""A card that `fewclip push --dry-run` wrote."""
 FORMAT = 1
+"""Raised when an older fewclip could no longer read what this one writes; what is merely added needs no new one."""
 LARGEST = 8 << 30
 """Bytes of an adapter's weights."""
 
@@ -35,19 +39,25 @@ class AdapterConfig:
     """The content of adapter_config.json."""
 
     method: str
+    """Name of the method."""
     settings: dict[str, Any]
+    """The method's settings."""
     backbone: str
+    """Name or place of the CLIP that it was trained on."""
     backbone_fingerprint: str
+    """sha256 of that CLIP's weights: `fewclip.clip.checkpoint.fingerprint`."""
     classes: list[str]
     """Classes that were trained on, in the order of their labels."""
     added_classes: list[str]
     """Classes added by name afterwards."""
     template: str
+    """Sentence with `{}` for the class name."""
     training: dict[str, Any] = field(default_factory=dict)
     """Summary: shots, images, epochs, seed, learning rate, loss by epoch, seconds, fewclip's settings."""
     train_keys: list[str] = field(default_factory=list)
     """Names of the training images within their data set, so that they are left out of an evaluation on it."""
     weights_sha256: str = ""
+    """Checksum of the file of tensors."""
     fewclip_version: str = __version__
     format: int = FORMAT
 
@@ -65,38 +75,58 @@ def save_adapter(folder: str | Path, config: AdapterConfig, tensors: dict[str, T
     write_json(folder / CONFIG, asdict(config))
 
 
-def load_adapter(folder: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
-    """Read an adapter. Keys of newer versions that this one doesn't know are passed over.
+def read_config(folder: str | Path) -> AdapterConfig:
+    """The configuration of an adapter. Keys of newer versions that this one doesn't know are passed over.
 
     Raises:
-        AdapterError: no adapter there, or a damaged one.
+        AdapterError: no adapter there, one of a newer format, or a damaged configuration.
     """
-    from safetensors.torch import load
-
     folder = Path(folder)
     if not os.path.isdir(folder):
         raise AdapterError(
             f"There is no adapter folder {folder}: give the folder that `fewclip fit … -o FOLDER` wrote."
         )
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise AdapterError(
-                f"{folder} is no finished adapter, {name} is missing: give the folder that `fewclip fit` wrote."
-            )
+    path = folder / CONFIG
+    if not path.is_file():
+        raise AdapterError(
+            f"{folder} is no finished adapter, {CONFIG} is missing: give the folder that `fewclip fit` wrote."
+        )
     try:
-        raw = parse_json(read_bytes(folder / CONFIG))
-        known = {key: raw[key] for key in AdapterConfig.__dataclass_fields__ if key in raw}
-        config = AdapterConfig(**known)
-        if not isinstance(config.format, int) or config.format <= FORMAT:
-            check_config(config)
-    except (ValueError, TypeError, OSError, AdapterError) as error:
+        raw = parse_json(read_bytes(path))
+    except (ValueError, OSError) as error:
+        raise AdapterError(f"{path} can't be read ({error}): copy the adapter again, or fit anew.") from error
+    if not isinstance(raw, dict) or "backbone_fingerprint" not in raw:
         raise AdapterError(
-            f"{folder / CONFIG} can't be read ({error}): copy the adapter again, or fit anew."
-        ) from error
-    if config.format > FORMAT:
+            f"{path} can't be read as an adapter of fewclip (it lacks backbone_fingerprint; other libraries use the same "
+            "file name): give a folder that `fewclip fit` wrote."
+        )
+    if isinstance(raw.get("format"), int) and raw["format"] > FORMAT:
         raise AdapterError(
-            f"{folder} has adapter format {config.format} of fewclip {config.fewclip_version}, but fewclip {__version__} "
-            f"reads formats up to {FORMAT}: upgrade fewclip."
+            f"{folder} has adapter format {raw['format']} of fewclip {plain(raw.get('fewclip_version'))}, but fewclip "
+            f"{__version__} reads formats up to {FORMAT}: upgrade fewclip."
+        )
+    try:
+        config = AdapterConfig(**{key: raw[key] for key in AdapterConfig.__dataclass_fields__ if key in raw})
+    except TypeError as error:
+        raise AdapterError(f"{path} can't be read ({error}): copy the adapter again, or fit anew.") from error
+    try:
+        check_config(config)
+    except AdapterError as error:
+        raise AdapterError(f"{path} can't be read ({error}): copy the adapter again, or fit anew.") from None
+    return config
+
+
+def read_adapter(folder: str | Path) -> tuple[AdapterConfig, bytes]:
+    """The configuration of an adapter and the bytes of the weights that belong to it.
+
+    Raises:
+        AdapterError: no adapter there, one of a newer format, or a damaged one.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    if not (folder / WEIGHTS).is_file():
+        raise AdapterError(
+            f"{folder} is no finished adapter, {WEIGHTS} is missing: give the folder that `fewclip fit` wrote."
         )
     try:
         data = read_bytes(folder / WEIGHTS, LARGEST)
@@ -107,55 +137,28 @@ def load_adapter(folder: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
             f"{folder / WEIGHTS} is truncated or was changed: its checksum is not the one in {CONFIG}. Copy the adapter "
             "again, or fit anew."
         )
+    return config, data
+
+
+def load_adapter(folder: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
+    """The configuration of an adapter and its tensors.
+
+    Raises:
+        AdapterError: as `read_adapter`, or weights that are no safetensors file.
+    """
+    config, data = read_adapter(folder)
+    return config, tensors_of(data, Path(folder) / WEIGHTS)
+
+
+def tensors_of(data: bytes, path: Path) -> dict[str, Tensor]:
+    """The tensors in the bytes of the weights' file.
+
+    Raises:
+        AdapterError
+    """
+    from safetensors.torch import load
+
     try:
-        return config, load(data)
+        return load(data)
     except Exception as error:  # a damaged file can make its reader raise anything
-        raise AdapterError(f"{folder / WEIGHTS} is no safetensors file ({error}): fit anew.") from error
-
-
-def model_card(config: AdapterConfig, parameters: int) -> str:
-    """The README.md of an adapter, with the metadata that the Hugging Face hub reads."""
-    t = config.training
-    classes = ", ".join(config.classes[:50]) + (f", … ({len(config.classes)})" if len(config.classes) > 50 else "")
-    settings = "\n".join(f"| `{k}` | {v} |" for k, v in (config.settings | t.get("settings", {})).items())
-    result = "".join(f"* {name}: {value}\n" for name, value in t.get("results", {}).items()) or "* not evaluated\n"
-    return f"""---
-library_name: fewclip
-base_model: {config.backbone}
-tags: [fewclip, {config.method}, clip, few-shot]
----
-# {config.method} adapter for {config.backbone}
-
-{parameters:,} trained numbers that adapt a frozen CLIP to {len(config.classes)} classes
-({t.get("shots") or "all"} images a class, {t.get("images", 0)} in all). CLIP's own weights are not in this folder.
-
-* Classes: {classes}
-* Template: `{config.template}`
-* Backbone fingerprint: `{config.backbone_fingerprint[:16]}…`
-* Data: {t.get("data", "not recorded")}
-* Trained in {t.get("seconds", 0):.0f} s with fewclip {config.fewclip_version}
-
-## Use
-
-```python
-from fewclip import FewShotClassifier
-classifier = FewShotClassifier.load("this folder")
-classifier.predict(["image.jpg"])
-classifier.predict_proba(["image.jpg"], classes=["a known class", "a new class"])
-```
-
-Classes that were not trained are scored by name, as CLIP does it.
-
-## Results
-
-{result}
-## Settings
-
-| setting | value |
-|---|---|
-{settings}
-
-## Licence
-
-State the licence of the training images and of the backbone here before you share this adapter.
-"""
+        raise AdapterError(f"{path} is no safetensors file ({error}): fit anew.") from error

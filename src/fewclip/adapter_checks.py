@@ -68,7 +68,9 @@ def check_config(config: AdapterConfig) -> None:
         f"training.{name}" for name, hint in inside.items() if name in training and not fits(training[name], hint)
     ]
     if wrong:
-        raise AdapterError(f"{', '.join(wrong[:3])} is not what it should be")
+        outer, _, inner = wrong[0].partition(".")
+        value = training[inner] if inner else getattr(config, outer)
+        raise AdapterError(f"{wrong[0]} is {str(value)[:40]!r}")
     try:
         check_names(config.classes + config.added_classes, where="the adapter", repeats=True)
         find_template(config.template)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from fewclip.clip.prompts import Prompts
 from fewclip.clip.tokenizer import Tokenizer
+from fewclip.data.matching import match
 from fewclip.errors import DataError, PromptError
+
+if TYPE_CHECKING:
+    from fewclip.methods.base import Method
 
 LONGEST = 300
 """Characters of a class name; far more than any context holds."""
@@ -80,12 +85,31 @@ def make_prompts(
     tokenizer.check_names(names)
     words = [name.replace("_", " ") for name in names]
 
-    def tokens(sentence: str) -> Tensor:
-        return tokenizer([sentence.replace("{}", name) for name in words], context_length)
+    def one(sentence: str) -> Prompts:
+        tokens = tokenizer([sentence.replace("{}", name) for name in words], context_length)
+        return replace(Prompts.from_tokens(tokens), sentence=sentence)
 
-    return Prompts.from_tokens(
-        tokens(template),
+    return replace(
+        one(template),
         names=torch.tensor([len(tokenizer.encode(name)) for name in words]),
-        templates=[tokens(sentence) for sentence in templates],
+        templates=tuple(one(sentence) for sentence in templates),
         labels=None if labels is None else torch.tensor(list(labels)),
+    )
+
+
+def prompts_for(method: Method, names: Sequence[str], template: str, trained: Sequence[str] = ()) -> Prompts:
+    """The sentences that a method asks for, and which of the names are among those that it was `trained` on.
+
+    Raises:
+        PromptError, DataError: as `make_prompts`.
+    """
+    sentence, templates = method.sentences(template)
+    labels = match([key(name) for name in names], [key(name) for name in trained])
+    return make_prompts(
+        names,
+        sentence,
+        method.clip.tokenizer,
+        method.clip.config.context_length,
+        templates=templates,
+        labels=[-1 if label is None else label for label in labels],
     )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fewclip.checkpointing import Checkpoint
-from fewclip.classes import check_names, key, make_prompts
+from fewclip.classes import check_names, key, prompts_for
 from fewclip.clip.checkpoint import fingerprint
 from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
@@ -24,9 +24,10 @@ from fewclip.data.examples import DatasetExamples
 from fewclip.data.loader import TrainingBatches
 from fewclip.data.matching import match
 from fewclip.data.stream import pixel_batches
+from fewclip.data.validation import held_out
 from fewclip.errors import DataError, FewclipError, SettingsError
 from fewclip.keeping import keep, revive
-from fewclip.methods import find, make_settings
+from fewclip.methods import check_chooses, find, make_settings
 from fewclip.processes import Processes
 from fewclip.progress import ProgressBar
 from fewclip.templates import find_template
@@ -41,7 +42,7 @@ class FewShotClassifier:
 
     Args:
         method: a name in `fewclip.methods.METHODS`.
-        backbone: what `CLIP.from_pretrained` takes, or a CLIP.
+        backbone: what `CLIP.from_pretrained` takes, or a CLIP; by default `icon-clip`, which knows drawings alone.
         shots: images of each class to train on; None takes all.
         template: a sentence with `{}` where the class name goes, or a preset of `fewclip.templates`; by default the
             data set's own, else "a photo of a {}.".
@@ -50,12 +51,19 @@ class FewShotClassifier:
         **settings: any field of `TrainSettings` (epochs, batch_size, lr, seed, …) or of the method's own settings
             (for MMRL: rep_tokens, alpha, reg_weight, …).
 
-    Attributes learnt by `fit`:
-        classes_: names of all classes that `predict` chooses from: trained ones, then added ones.
-        trained_classes_, added_classes_: the two parts of them.
-        method_: the trained method. clip_: its backbone. template_: the template in use.
-        history_: one dict an epoch: epoch, lr, loss. seconds_: time of training.
-        training_: a summary for the adapter file. train_keys_: names of the training images within their data set.
+    Attributes:
+        classes_: names of all classes that `predict` chooses from: trained ones, then added ones. This and all that
+            follows is there after `fit` or `load`.
+        trained_classes_: those that were trained on, in the order of their labels.
+        added_classes_: those that were added by name.
+        method_: the trained method.
+        clip_: its backbone.
+        template_: the template in use.
+        history_: one dict an epoch: epoch, lr, loss.
+        seconds_: time of training.
+        training_: a summary for the adapter file.
+        train_keys_: names of the training images within their data set.
+        weights_sha256_: checksum of the file that it was loaded from; empty after `fit`.
 
     Raises:
         SettingsError: an unknown method or setting.
@@ -97,7 +105,11 @@ class FewShotClassifier:
         return own | self.settings
 
     def set_params(self, **params: Any) -> FewShotClassifier:
-        """Change constructor arguments; takes effect with the next `fit`."""
+        """Change constructor arguments; takes effect with the next `fit`.
+
+        Raises:
+            SettingsError: an unknown method or setting.
+        """
         for name, value in params.items():
             if name in self.get_params() and name not in self.settings:
                 setattr(self, name, value)
@@ -120,19 +132,28 @@ class FewShotClassifier:
         val: Data | Sequence[Any] | None = None,
         checkpoint: str | Path | None = None,
     ) -> FewShotClassifier:
-        """Train on a folder with one folder a class, an embedded data set, pairs (image, class name), or images and `labels`.
+        """Train, and return the classifier itself.
 
-        `val`, labelled images of the same classes, is for methods that choose a setting by them (linear-probe,
-        tip-adapter); others don't look at it. With `checkpoint`, a path, the state of the run is kept there and a run that
-        was interrupted goes on from it.
+        Args:
+            data: a folder with one folder a class, a CSV file, the name of an embedded or published data set, a `Dataset`,
+                pairs (image, class name), or images.
+            labels: the class name of each image, where `data` is images alone.
+            val: labelled images of the same classes, for methods that choose settings by them (linear-probe: C; tip-adapter
+                and tip-adapter-f: α and β); the others refuse it. Files that are trained on are left out.
+            checkpoint: a file where the state of the run is kept; a run that was interrupted goes on from it.
 
         Raises:
             DataError: unusable data, one class only, fewer images than shots, an unreadable image.
             PromptError: class names that make no prompts, or the same prompt.
-            BackboneError, SettingsError, TrainingError, OutputError: as their names say.
+            BackboneError: the backbone can't be loaded.
+            SettingsError: a setting out of its range.
+            TrainingError: a loss that is not finite.
+            OutputError: the checkpoint can't be written.
         """
         settings, own = self.split_settings()
         kind = find(self.method)
+        if val is not None:
+            check_chooses(self.method)
         dataset = read_data(_paired(data, labels))
         if len(dataset.classes) < 2:
             raise DataError(
@@ -159,6 +180,7 @@ class FewShotClassifier:
             self.method_.prepare(prompts)
             checks = None if val is None else self._val_examples(val, dataset, settings)
             self.method_.memorise(self._examples(dataset, settings), checks)
+            val_images = 0 if checks is None else len(checks.labels)
             seconds = time.monotonic() - started
             if self.method_.parameter_count():
                 batches = self._batches(dataset, settings, processes)
@@ -167,17 +189,21 @@ class FewShotClassifier:
                 resume = None
                 if checkpoint is not None:
                     resume = Checkpoint(Path(checkpoint), self._identity(dataset, settings, own))
-                total = settings.epochs * len(batches) * batches.batch_size
-                with ProgressBar(self.method, settings.epochs, total, shown=self.verbose and processes.main) as bar:
+                epochs = settings.epochs * self.method_.stages
+                total = epochs * len(batches) * batches.batch_size
+                with ProgressBar(self.method, epochs, total, shown=self.verbose and processes.main) as bar:
                     done = train(self.method_, batches, settings, processes, checkpoint=resume, report=bar.report)
                 self.history_, seconds = done.history, seconds + done.seconds
         self.method_.eval().requires_grad_(False)
         self.seconds_ = seconds
+        self.weights_sha256_ = ""
         self.train_keys_ = list(dataset.keys)
         self.training_: dict[str, Any] = {
             "data": dataset.name,
             "shots": self.shots,
             "images": len(dataset),
+            "val_images": val_images,
+            "chosen": self.method_.chosen,
             "seconds": round(seconds, 3),
             "history": self.history_,
             "settings": asdict(settings),
@@ -205,7 +231,7 @@ class FewShotClassifier:
     def _val_examples(self, val: Any, dataset: Dataset, settings: TrainSettings) -> DatasetExamples:
         """Validation images, labelled as the training classes are."""
         images = read_data(val, "val") if isinstance(val, (str, Path)) else read_data(val)
-        return self._examples(images.only(dataset.classes), settings)
+        return self._examples(held_out(images, dataset), settings)
 
     def _identity(self, dataset: Dataset, settings: TrainSettings, own: Any) -> dict[str, Any]:
         """What must be equal for a checkpoint to be of this run; how fast or how often it saves does not count."""
@@ -252,14 +278,21 @@ class FewShotClassifier:
     def predict_proba(self, images: Any, classes: Sequence[str] | None = None) -> np.ndarray:
         """Probabilities (images, classes), float32, each row a distribution.
 
-        `images`: one image or many: paths, PIL images, arrays, tensors, encoded bytes. `classes` may mix trained names
-        with new ones and keeps its order; trained ones get the score of both features, new ones that of the class
-        feature. By default all of `classes_`.
+        Args:
+            images: one image or many: paths, PIL images, arrays (height, width, 3), tensors, encoded bytes.
+            classes: the candidates, by default all of `classes_`. Trained names may mix with new ones; the order is kept.
+                MMRL scores trained ones by both features and new ones by the class feature.
+
+        Raises:
+            FewclipError: nothing has been learnt yet.
+            DataError: an image can't be read, or there is no candidate.
+            PromptError: a name that makes no prompt, or two that make the same.
+            SettingsError: a new name, where the method knows trained classes alone.
         """
         return torch.softmax(self.scores(images, classes), dim=-1).numpy()
 
     def predict(self, images: Any, classes: Sequence[str] | None = None) -> np.ndarray:
-        """The most probable class name of each image."""
+        """The most probable class name of each image: (images,), an array of str. Arguments and errors as `predict_proba`."""
         names = np.array(self.classes_ if classes is None else list(classes), dtype=object)
         return names[self.scores(images, classes).argmax(dim=-1).numpy()]
 
@@ -277,28 +310,38 @@ class FewShotClassifier:
 
         `template`: the sentence for these classes, by default that of training. `unseen` scores every class as a new
         one, as the papers do on other data sets, where a name may mean another thing. With `repeats` candidates may
-        have equal names.
+        have equal names. Errors as `predict_proba`.
         """
         self._check_fitted()
         names = self.classes_ if classes is None else list(classes)
-        encoded, seen = self._encode(names, template or self.template_, unseen, repeats)
+        candidates = self._encode(names, template or self.template_, unseen, repeats)
         assert self.clip_.preprocess is not None
-        rows = []
-        for pixels in pixel_batches(images, self.clip_.preprocess, PREDICT_BATCH):
-            rows.append(self.method_.scores(pixels.to(self.clip_.device), encoded, seen).float().cpu())
+        batches = pixel_batches(images, self.clip_.preprocess, PREDICT_BATCH)
+        rows = [self.pixel_scores(pixels, candidates) for pixels in batches]
         return torch.cat(rows) if rows else torch.empty(0, len(names))
 
     @torch.no_grad()
-    def candidates(self, classes: Sequence[str] | None = None) -> tuple[Any, Tensor]:
-        """What `method_.scores` takes besides pixels: the method's view of the classes, and which of them were trained.
+    def pixel_scores(self, pixels: Tensor, candidates: tuple[Any, Tensor]) -> Tensor:
+        """The same for one batch of normalised pixels (batch, 3, size, size) and what `candidates` gave."""
+        return self.method_.scores(pixels.to(self.clip_.device), *candidates).float().cpu()
 
-        For those that run the method themselves, such as a server. By default all of `classes_`.
+    @torch.no_grad()
+    def candidates(self, classes: Sequence[str] | None = None) -> tuple[Any, Tensor]:
+        """What `pixel_scores` takes besides pixels: the method's view of the classes, and which of them were trained.
+
+        For those that decode images themselves, such as a server. By default all of `classes_`.
         """
         self._check_fitted()
         return self._encode(self.classes_ if classes is None else list(classes), self.template_, False, False)
 
     def score(self, data: Data | Sequence[Any], labels: Sequence[str] | None = None) -> float:
-        """Accuracy, as a share, on a folder, pairs, or images and `labels`; the candidates are `classes_`."""
+        """Accuracy as a share, 0 to 1, on whatever `fit` takes; the candidates are `classes_`.
+
+        Images that were trained on are not left out: `fewclip.evaluation` does that, and says more.
+
+        Raises:
+            DataError: unusable data, or a class that this classifier doesn't know.
+        """
         dataset = read_data(_paired(data, labels), "test")
         places = match([key(name) for name in dataset.classes], [key(name) for name in self.classes_])
         for name, place in zip(dataset.classes, places, strict=True):
@@ -355,20 +398,73 @@ class FewShotClassifier:
 
     @classmethod
     def load(
-        cls, folder: str | Path, *, backbone: str | CLIP | None = None, device: str | None = None
+        cls,
+        folder: str | Path,
+        *,
+        backbone: str | CLIP | None = None,
+        device: str | None = None,
+        revision: str | None = None,
+        token: str | None = None,
     ) -> FewShotClassifier:
-        """Read an adapter. `backbone` says where its backbone is now, if not under the name it had.
+        """Read an adapter: a folder, or `user/name` (also `user/name@revision`) on the Hugging Face hub.
+
+        A local folder goes before a repository of the same name. `backbone` says where its backbone is now, if not under
+        the name it had. `revision` is a branch, a tag or a commit; `token` by default what huggingface_hub finds
+        (HF_TOKEN, `hf auth login`). Without a network the hub's cache is used.
 
         Raises:
-            AdapterError: no adapter, a damaged one, or one of another backbone.
+            AdapterError: no adapter, one that can't be fetched, a damaged one, or one of another backbone.
             BackboneError: the backbone can't be loaded.
         """
-        return revive(cls, folder, backbone, device)
+        return revive(cls, folder, backbone, device, revision, token)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        license: str | None = None,
+        results: str | Path | None = None,
+        train_names: bool = True,
+    ) -> str:
+        """Save the adapter with its model card in a repository of the Hugging Face hub; returns the commit's address.
+
+        `repo_id` is user/name, made if there is none; `private` is for a new one. `revision` is a branch. The card states
+        `license` (an identifier such as mit) and `results`, a file of `fewclip bench` or `fewclip eval --json`. Without
+        `train_names` the names of the training images are left out.
+
+        Raises:
+            OutputError: no access, no network, or a name or a licence that the hub doesn't take.
+            DataError: results that are not of this adapter.
+        """
+        self._check_fitted()
+        from fewclip.push import push
+
+        return push(
+            self,
+            repo_id,
+            {"licence": license, "results": results, "train_names": train_names},
+            {
+                "private": private,
+                "token": token,
+                "revision": revision,
+                "message": commit_message,
+                "create_pr": create_pr,
+            },
+        )
 
     # Inside
 
     def load_backbone(self, device: torch.device) -> None:
-        """`clip_`: the backbone, frozen, on a device."""
+        """`clip_`: the backbone, frozen, on a device. `fit` and `load` call it.
+
+        Raises:
+            BackboneError: it can't be loaded.
+        """
         clip = self.backbone if isinstance(self.backbone, CLIP) else CLIP.from_pretrained(self.backbone)
         if clip.preprocess is None:
             from fewclip.clip.preprocess import Preprocess
@@ -377,18 +473,7 @@ class FewShotClassifier:
         self.clip_ = clip.to(device).requires_grad_(False).eval()
 
     def _prompts(self, names: Sequence[str], template: str | None = None, unseen: bool = False) -> Prompts:
-        """The sentences that the method asks for, and which of the names it was trained on."""
-        sentence, templates = self.method_.sentences(template or self.template_)
-        trained = [] if unseen else [key(name) for name in self.trained_classes_]
-        labels = match([key(name) for name in names], trained)
-        return make_prompts(
-            names,
-            sentence,
-            self.clip_.tokenizer,
-            self.clip_.config.context_length,
-            templates=templates,
-            labels=[-1 if label is None else label for label in labels],
-        )
+        return prompts_for(self.method_, names, template or self.template_, () if unseen else self.trained_classes_)
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "method_"):

@@ -26,15 +26,22 @@ CONFUSIONS, EXAMPLES = 20, 12
 
 @dataclass(frozen=True)
 class Result:
-    """Accuracies in per cent; `classes` were the candidates."""
+    """What was found. Accuracies are in per cent."""
 
     split: str
+    """base, novel or all."""
     images: int
+    """Images tested."""
     classes: int
+    """Candidate classes."""
     accuracy: float
+    """Images that were right."""
     mean_class_accuracy: float
+    """Mean over classes of the accuracy of each."""
     per_class: dict[str, float]
+    """Class name -> accuracy."""
     calibration_error: float
+    """Expected calibration error in points: `calibration_error`."""
     confusions: list[tuple[str, str, int]]
     """(true class, predicted class, images): the most frequent mistakes."""
     examples: list[dict[str, Any]]
@@ -43,6 +50,7 @@ class Result:
     """From files to guesses."""
 
     def as_dict(self) -> dict[str, Any]:
+        """The fields, ready for JSON."""
         return asdict(self)
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import socket
-import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -14,9 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from fewclip.errors import OutputError, SettingsError
+from fewclip.ray_cluster import connected
 from fewclip.rows import Row
 from fewclip.runs import Run, Where, execute, failure
 from fewclip.sweep import Finish
+from fewclip.workers import prepare
 
 TRIES = 2
 """How often a run is begun whose process dies; the second goes on from the state that the first had saved."""
@@ -28,6 +27,7 @@ class Local:
     """`processes` at a time, each with its share of the cores. A process that dies takes only its own run with it."""
 
     processes: int = 1
+    """How many runs at a time."""
 
     def __post_init__(self) -> None:
         if self.processes < 1:
@@ -70,7 +70,7 @@ class _Lane:
     def renew(self) -> None:
         from multiprocessing import get_context
 
-        self.pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_prepare, initargs=(self.threads,))
+        self.pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=prepare, initargs=(self.threads,))
 
     def start(self, run: Run, where: Where) -> Future[list[Row]]:
         return self.pool.submit(execute, run, where)
@@ -83,24 +83,6 @@ class _Lane:
             process.terminate()
 
 
-def _prepare(threads: int) -> None:
-    """In a worker: its share of the cores; and it ends when the process that made it is gone, even by kill -9."""
-    import torch
-
-    torch.set_num_threads(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    from multiprocessing import parent_process
-    from multiprocessing.connection import wait as wait_for
-
-    parent = parent_process()
-    assert parent is not None
-    wait_for([parent.sentinel])
-    os._exit(1)
-
-
 @dataclass(frozen=True)
 class Ray:
     """On a Ray cluster: the one at `address` ("auto": that of this machine, "local": a new one here).
@@ -111,37 +93,13 @@ class Ray:
 
     address: str = "auto"
     cpus: float = 1
+    """Cores of each run."""
     gpus: float = 0
+    """GPUs of each run, such as 1 or 0.25."""
 
     def __call__(self, runs: Sequence[Run], where: Where, finish: Finish) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        try:
-            import ray
-        except ImportError as error:
-            raise SettingsError(
-                "The executor ray needs Ray, which is not installed: pip install 'fewclip[ray]'."
-            ) from error
-        mine = not ray.is_initialized()
-        if mine:
-            self._connect(ray)
-        try:
+        with connected(self.address) as ray:
             self._run(ray, runs, where, finish)
-        finally:
-            if mine:
-                ray.shutdown()
-
-    def _connect(self, ray: Any) -> None:
-        place = re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)", self.address)
-        try:
-            if place:  # ask first: Ray itself waits for minutes
-                socket.create_connection((place[1], int(place[2])), timeout=10).close()
-            options = {"include_dashboard": False} if self.address == "local" else {}
-            ray.init(address=self.address, log_to_driver=False, **options)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise SettingsError(
-                f"No Ray cluster answers at {self.address!r} ({error}): start one with `ray start --head`, or give "
-                "--ray-address local."
-            ) from error
 
     def _run(self, ray: Any, runs: Sequence[Run], where: Where, finish: Finish) -> None:
         task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=TRIES - 1)(_on_worker)

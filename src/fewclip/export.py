@@ -46,7 +46,9 @@ class Exported:
     """Files of an export, and how far their probabilities were from those of torch."""
 
     files: list[Path]
+    """What was written."""
     error: float
+    """Largest difference of a probability from torch's."""
 
 
 class Whole(nn.Module):

@@ -46,10 +46,21 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> bytes:
-    """A .safetensors file with JSON metadata; returns its bytes."""
+    """A .safetensors file with JSON metadata; returns its bytes, which are the same for the same content."""
     from safetensors.torch import save
 
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    data = save(flat, {name: json.dumps(value) for name, value in meta.items()})
+    data = _ordered(save(flat, {name: json.dumps(value) for name, value in meta.items()}))
     write_bytes(path, data)
     return data
+
+
+def _ordered(data: bytes) -> bytes:
+    """The file with its metadata sorted: safetensors writes them in an order that differs from call to call."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]

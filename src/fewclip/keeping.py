@@ -11,6 +11,7 @@ from fewclip.adapter_checks import build, check_settings
 from fewclip.clip.checkpoint import fingerprint
 from fewclip.clip.model import CLIP
 from fewclip.errors import AdapterError
+from fewclip.hub import adapter_folder
 from fewclip.methods import find
 from fewclip.processes import Processes
 from fewclip.training import TrainSettings
@@ -37,9 +38,17 @@ def keep(classifier: FewShotClassifier, folder: str | Path) -> None:
     save_adapter(folder, config, dict(classifier.method_.state_dict()))
 
 
-def revive(kind: type[Kind], folder: str | Path, backbone: str | CLIP | None, device: str | None) -> Kind:
-    """The classifier that was kept in `folder`; settings of a newer version that this one doesn't know are left out."""
-    config, tensors = load_adapter(folder)
+def revive(
+    kind: type[Kind],
+    name: str | Path,
+    backbone: str | CLIP | None,
+    device: str | None,
+    revision: str | None,
+    token: str | None,
+) -> Kind:
+    """The classifier that was kept in the folder or repository `name`; settings of a newer version that this one doesn't
+    know are left out."""
+    config, tensors = load_adapter(adapter_folder(name, revision, token, own_backbone=backbone is None))
     of_method = {f.name for f in fields(find(config.method).Settings)}
     of_training = {f.name for f in fields(TrainSettings)}
     trained = {k: v for k, v in config.training.get("settings", {}).items() if k in of_training}
@@ -48,7 +57,7 @@ def revive(kind: type[Kind], folder: str | Path, backbone: str | CLIP | None, de
         check_settings(TrainSettings, trained)
         check_settings(find(config.method).Settings, own)
     except AdapterError as error:
-        raise AdapterError(f"{folder} can't be used ({error}): copy the adapter again, or fit anew.") from None
+        raise AdapterError(f"{name} can't be used ({error}): copy the adapter again, or fit anew.") from None
     classifier = kind(
         config.method,
         config.backbone if backbone is None else backbone,
@@ -62,18 +71,19 @@ def revive(kind: type[Kind], folder: str | Path, backbone: str | CLIP | None, de
     found = fingerprint(classifier.clip_)
     if found != config.backbone_fingerprint:
         raise AdapterError(
-            f"{folder} was made on the backbone {config.backbone} (fingerprint {config.backbone_fingerprint[:12]}), but "
+            f"{name} was made on the backbone {config.backbone!r} (fingerprint {config.backbone_fingerprint[:12]}), but "
             f"{classifier.clip_.name or 'the one given'} is another (fingerprint {found[:12]}): load it with the backbone "
             "that it was made on."
         )
     try:
         method = build(find(config.method), classifier.clip_, classifier.split_settings()[1], tensors)
     except AdapterError as error:
-        raise AdapterError(f"{folder} can't be used ({error}): copy the adapter again, or fit anew.") from error
+        raise AdapterError(f"{name} can't be used ({error}): copy the adapter again, or fit anew.") from error
     classifier.method_ = method.to(classifier.clip_.device).eval().requires_grad_(False)
     classifier.template_ = config.template
     classifier.trained_classes_, classifier.added_classes_ = config.classes, config.added_classes
     classifier.training_, classifier.train_keys_ = config.training, config.train_keys
     classifier.history_ = config.training.get("history", [])
     classifier.seconds_ = config.training.get("seconds", 0.0)
+    classifier.weights_sha256_ = config.weights_sha256
     return classifier

@@ -44,6 +44,8 @@ FIELDS = {
     "seed": "seed of picks, start, order and augmentation",
     "shots": "training images of each class",
     "train_images": "images trained on",
+    "val_images": "validation images that settings were chosen by, as in the method's published runs; 0: none",
+    "chosen": "the settings that they chose, by name",
     "images": "images tested",
     "classes": "number of candidate classes",
     "accuracy": "per cent of images right",

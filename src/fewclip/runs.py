@@ -9,14 +9,16 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fewclip.classifier import FewShotClassifier
 from fewclip.clip.checkpoint import fingerprint
 from fewclip.clip.model import CLIP
 from fewclip.data import EMBEDDED, Dataset, read_data
 from fewclip.data.benchmarks import named
-from fewclip.errors import AdapterError, FewclipError, OutputError
+from fewclip.data.sampling import VAL_SHOTS
+from fewclip.data.validation import own_validation
+from fewclip.errors import AdapterError, DataError, FewclipError, OutputError
 from fewclip.evaluation import evaluate, without
 from fewclip.measure import PeakMemory, machine, now, versions
 from fewclip.methods import find
@@ -40,6 +42,7 @@ class Run:
     """Further data sets to test on (transfer protocols)."""
     seed: int = 1
     shots: int | None = 16
+    """Training images of each class; None: all."""
     preset: str = "fair"
     settings: dict[str, Any] = field(default_factory=dict)
     """Of method and training, where they differ from the defaults."""
@@ -55,14 +58,23 @@ class Run:
         """Readable, and different for anything different; a file's name too."""
         words = [self.protocol, self.method, self.source, f"{self.shots or 'all'}shots", f"seed{self.seed}"]
         words += [f"{self.ablation}-{self.variant}"] if self.ablation else []
-        return f"{_plain('-'.join(words))}-{_digest(asdict(self))}"
+        return f"{_plain('-'.join(words))}-{_digest(asdict(self) | self._searching())}"
+
+    @property
+    def val(self) -> Literal["", "few", "all"]:
+        """The validation images that settings are chosen by, as in the method's published runs: in the preset `paper` and
+        few-shot alone, where such runs exist."""
+        return find(self.method).published_val if (self.preset, self.protocol) == ("paper", "few-shot") else ""
+
+    def _searching(self) -> dict[str, str]:
+        return {"val": self.val} if self.val else {}
 
     def training_name(self, classes: tuple[str, ...]) -> str:
         """The same for runs that train the same, whatever they measure."""
         same = {k: v for k, v in asdict(self).items() if k in ("method", "source", "seed", "shots", "backbone")}
         scoring = find(self.method).score_settings
         trained = {k: v for k, v in self.settings.items() if k not in scoring}
-        same |= {"settings": trained, "template": self.template, "classes": classes}
+        same |= {"settings": trained, "template": self.template, "classes": classes} | self._searching()
         words = [self.method, self.source, f"{self.shots or 'all'}shots", f"seed{self.seed}"]
         return f"{_plain('-'.join(words))}-{_digest(same)}"
 
@@ -72,11 +84,16 @@ class Where:
     """Where a run finds its data, computes, and keeps its unfinished state."""
 
     out: str
+    """Folder for the rows."""
     root: str | None = None
+    """Folder that holds the published data sets; None: $FEWCLIP_DATA."""
     device: str | None = None
+    """cpu, cuda, …; None: a GPU if there is one."""
     keep_adapters: bool = False
+    """Keep each trained adapter in `out`."""
 
     def checkpoint(self, run: Run) -> Path:
+        """The file with the state of an unfinished run."""
         return Path(self.out, UNFINISHED, f"{run.name}.safetensors")
 
 
@@ -116,6 +133,17 @@ class Bench:
         """The images to test on, by default those of the source."""
         return read(name or self.run.source, "test", self.where.root)
 
+    def val(self, train: Dataset) -> Dataset | None:
+        """The validation images that the run chooses settings by; None where it doesn't, or the data have none."""
+        run = self.run
+        if not run.val:
+            return None
+        try:
+            val = own_validation(lambda split: read(run.source, split, self.where.root))
+        except DataError:
+            return None
+        return val if run.val == "all" else train.few_shot_and_val(val, run.shots or VAL_SHOTS, run.seed)[1]
+
     def fit(self, train: Dataset) -> FewShotClassifier:
         """Train, from where an interrupted run of the same name stood; or load what such a training left."""
         run, clip = self.run, backbone(self.run.backbone)
@@ -133,7 +161,7 @@ class Bench:
             device=self.where.device,
             **{"seed": run.seed, **run.settings},
         )
-        model.fit(train, checkpoint=self.where.checkpoint(run))
+        model.fit(train, val=self.val(train), checkpoint=self.where.checkpoint(run))
         if self.where.keep_adapters:
             model.save(kept)
         return model
@@ -181,6 +209,8 @@ class Bench:
             "seed": run.seed,
             "shots": run.shots,
             "train_images": model.training_["images"],
+            "val_images": model.training_.get("val_images", 0),
+            "chosen": model.training_.get("chosen", {}),
             **{k: v for k, v in result.as_dict().items() if k not in ("split", "seconds")},
             "parameters": sum(p.numel() for p in model.method_.parameters()),
             "train_seconds": round(model.seconds_, 3),

@@ -29,16 +29,25 @@ class Sweep:
     """What to compare. Empty `datasets`, `targets`, `shots` stand for the protocol's own."""
 
     protocols: tuple[str, ...]
+    """Names in `fewclip.protocols.PROTOCOLS`."""
     methods: tuple[str, ...]
+    """Names in `fewclip.methods.METHODS`, or all."""
     datasets: tuple[str, ...] = ()
+    """Data sets to train on."""
     targets: tuple[str, ...] = ()
+    """Data sets to test on besides, in the transfer protocols."""
     seeds: tuple[int, ...] = (1, 2, 3)
     shots: tuple[int, ...] = ()
+    """Training images of each class."""
     preset: str = "fair"
+    """fair or paper."""
     settings: dict[str, Any] = field(default_factory=dict)
+    """Of training or of methods, over those of the preset."""
     backbone: str = "icon-clip"
     template: str | None = None
+    """A prompt template in place of each data set's own."""
     ablation: str | None = None
+    """Run the variants of this ablation in place of each method once."""
 
     def runs(self) -> list[Run]:
         """Every run of this sweep, in order.

@@ -74,7 +74,7 @@ class TrainSettings:
         """Refuse what can't be trained with.
 
         Raises:
-            SettingsError
+            SettingsError: a setting out of its range, or a batch with fewer images than processes.
         """
         for name in ("epochs", "batch_size", "accumulate"):
             if getattr(self, name) < 1 and not (name == "epochs" and self.steps_per_shot > 0 and self.epochs == 0):
@@ -245,10 +245,18 @@ def train(
                 report(progress.epoch, count, value)
         pending.clear()
 
-    while progress.epoch <= settings.epochs:
-        rate = learning_rate(settings, progress.epoch, max(0, progress.step - 1) / len(batches))
+    stage = 0
+    while progress.epoch <= settings.epochs * method.stages:
+        before_it, epoch = divmod(progress.epoch - 1, settings.epochs)
+        epoch += 1
+        if before_it + 1 != stage:
+            stage = before_it + 1
+            method.begin_stage(stage)
+            if epoch == 1 and not progress.step:
+                optimizer.state.clear()
+        rate = learning_rate(settings, epoch, max(0, progress.step - 1) / len(batches))
         for batch in batches.epoch(progress.epoch, progress.step):
-            rate = learning_rate(settings, progress.epoch, progress.step / len(batches))
+            rate = learning_rate(settings, epoch, progress.step / len(batches))
             for group in optimizer.param_groups:
                 group["lr"] = rate
             torch.manual_seed(derive(settings.seed, "step", progress.epoch, progress.step))
@@ -268,7 +276,7 @@ def train(
         if pending:
             settle()
         progress.seconds = before + time.monotonic() - started
-        method.end_epoch(progress.epoch, settings.epochs)
+        method.end_epoch(epoch, settings.epochs)
         mean = progress.loss_sum / max(1, progress.step)
         progress.history.append({"epoch": progress.epoch, "lr": rate, "loss": mean})
         progress.epoch, progress.step, progress.loss_sum = progress.epoch + 1, 0, 0.0

@@ -16,6 +16,7 @@ COMMANDS = {
     "predict": ("fewclip.cli.predict", "name what images show"),
     "serve": ("fewclip.cli.serve", "answer requests over HTTP, with a page to try images on"),
     "export": ("fewclip.cli.export", "write an ONNX graph from pixels to probabilities"),
+    "push": ("fewclip.cli.push", "put an adapter with a model card on the Hugging Face hub"),
     "eval": ("fewclip.cli.evaluate", "accuracy of an adapter on labelled images"),
     "bench": ("fewclip.cli.bench", "compare methods on data sets by a protocol of the papers"),
     "report": ("fewclip.cli.report", "tables and plots of results, as a page, Markdown, LaTeX or CSV"),

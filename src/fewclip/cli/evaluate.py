@@ -10,14 +10,14 @@ from typing import Annotated, Literal
 import tyro
 
 from fewclip.classifier import FewShotClassifier
+from fewclip.cli.options import Adapter
 from fewclip.data import read_data
 from fewclip.evaluation import choose, evaluate, without
 
 
 @dataclass(frozen=True, kw_only=True)
 class Eval:
-    adapter: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ADAPTER")]
-    """Folder that `fewclip fit` wrote."""
+    adapter: Adapter
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
     """A folder with one folder of images per class (or with train/ and test/ of that kind), a CSV file, an embedded or a published
     data set."""
@@ -48,7 +48,8 @@ def eval(arguments: list[str]) -> int:
         held_out = without(whole, classifier.train_keys_)
     result = evaluate(classifier, held_out, options.split)
     if options.json:
-        print(json.dumps(result.as_dict(), ensure_ascii=False))
+        what = {"data": dataset.name, "part": options.part, "weights_sha256": classifier.weights_sha256_}
+        print(json.dumps(what | result.as_dict(), ensure_ascii=False))
         return 0
     left_out = len(whole) - len(held_out)
     note = f" ({left_out} training images left out)" if left_out else ""

@@ -8,11 +8,12 @@ from typing import Annotated, Literal
 
 import tyro
 
+from fewclip.cli.options import Adapter
+
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    adapter: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ADAPTER")]
-    """Folder that `fewclip fit` wrote."""
+    adapter: Adapter
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE.onnx")]
     """Graph to write; a description with the classes is written beside it, as FILE.json."""
     dtype: Literal["fp32", "fp16"] = "fp32"

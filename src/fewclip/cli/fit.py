@@ -10,11 +10,12 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from fewclip.adapter import CARD, CONFIG, WEIGHTS
+from fewclip.adapter import CARD, CONFIG, DRAFT, WEIGHTS
 from fewclip.classifier import DEFAULT_BACKBONE, FewShotClassifier
 from fewclip.data import EMBEDDED, read_data
+from fewclip.data.validation import own_validation
 from fewclip.errors import OutputError
-from fewclip.methods import METHODS, find
+from fewclip.methods import METHODS, check_chooses, find
 from fewclip.processes import Processes
 from fewclip.training import TrainSettings, published_training
 
@@ -34,6 +35,10 @@ class Fit:
     """The CLIP to adapt (see `fewclip backbones`): an embedded name, a hub name, a local file or folder."""
     root: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder that holds the published data sets; by default $FEWCLIP_DATA."""
+    val: Annotated[str | None, tyro.conf.arg(metavar="split|DATA")] = None
+    """Validation images, by which linear-probe chooses its C, tip-adapter and tip-adapter-f their α and β: "split" for the
+    val split of DATA, or other data as above. Without them these settings stay as given. No other method has a use for
+    them."""
     shots: int | Literal["all"] = 16
     """Images of each class to train on."""
     template: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
@@ -53,6 +58,13 @@ class Fit:
 def fit(arguments: list[str]) -> int:
     """Train on a few images of each class and write an adapter."""
     options, training, settings = parse(arguments)
+    val = None
+    if options.val is not None:
+        check_chooses(options.method)
+        if options.val == "split":
+            val = own_validation(lambda split: read_data(options.data, split, root=options.root))
+        else:
+            val = read_data(options.val, "val")
     check_out(options.out, options.overwrite)
     if options.backbone == DEFAULT_BACKBONE and options.data not in EMBEDDED and not options.json:
         print(
@@ -74,7 +86,7 @@ def fit(arguments: list[str]) -> int:
         **asdict(settings),
     )
     checkpoint = options.out / CHECKPOINT
-    classifier.fit(dataset, checkpoint=checkpoint)
+    classifier.fit(dataset, val=val, checkpoint=checkpoint)
     if Processes(options.device).main:
         classifier.save(options.out)
         checkpoint.unlink(missing_ok=True)
@@ -120,14 +132,14 @@ def check_out(out: Path, overwrite: bool) -> None:
         return
     present = {p.name for p in out.iterdir() if not p.name.endswith(".tmp")}
     if overwrite:
-        for name in (CONFIG, WEIGHTS, CARD, CHECKPOINT):
+        for name in (CONFIG, WEIGHTS, CARD, CHECKPOINT, DRAFT):
             (out / name).unlink(missing_ok=True)
-        present -= {CONFIG, WEIGHTS, CARD, CHECKPOINT}
+        present -= {CONFIG, WEIGHTS, CARD, CHECKPOINT, DRAFT}
     if CONFIG in present:
         raise OutputError(
             f"The output folder {out} holds a finished adapter: give another with -o, or add --overwrite."
         )
-    others = sorted(present - {CHECKPOINT, WEIGHTS, CARD})
+    others = sorted(present - {CHECKPOINT, WEIGHTS, CARD, DRAFT})
     if others:
         raise OutputError(f"The output folder {out} is not empty, it holds {others[0]}: give a new one with -o.")
 
@@ -141,6 +153,8 @@ def show(options: Fit, classifier: FewShotClassifier) -> None:
         "template": classifier.template_,
         "parameters": classifier.method_.parameter_count() or sum(p.numel() for p in classifier.method_.parameters()),
         "images": classifier.training_["images"],
+        "val_images": classifier.training_["val_images"],
+        "chosen": classifier.training_["chosen"],
         "loss": classifier.history_[-1]["loss"] if classifier.history_ else None,
         "seconds": round(classifier.seconds_, 2),
     }
@@ -148,6 +162,9 @@ def show(options: Fit, classifier: FewShotClassifier) -> None:
         print(json.dumps(summary, ensure_ascii=False))
         return
     loss = "" if summary["loss"] is None else f", loss {summary['loss']:.3f}"
+    if summary["chosen"]:
+        settings = ", ".join(f"{name} {value:.4g}" for name, value in summary["chosen"].items())
+        print(f"Chosen by {summary['val_images']} validation images: {settings}.")
     print(
         f"{options.method} on {summary['backbone']}: {len(classifier.classes_)} classes, {summary['images']} images, "
         f"{summary['parameters']:,} trained parameters, {summary['seconds']} s{loss}.\n"

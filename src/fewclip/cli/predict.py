@@ -1,4 +1,4 @@
-"""`fewclip predict`."""
+"""`fewclip predict`: a few images to the terminal; any number of them into a file by `fewclip.scale`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from fewclip.classifier import PREDICT_BATCH, FewShotClassifier
+from fewclip.cli.options import Adapter
 from fewclip.clip.preprocess import read_image
 from fewclip.data.folder import list_images
 from fewclip.errors import DataError, SettingsError, visible
@@ -20,18 +21,38 @@ from fewclip.errors import DataError, SettingsError, visible
 
 @dataclass(frozen=True, kw_only=True)
 class Predict:
-    adapter: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ADAPTER")]
-    """Folder that `fewclip fit` wrote."""
-    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="[IMAGES]")]
-    """Images, or folders of images."""
+    adapter: Adapter
+    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="[SOURCE]")]
+    """Images, or folders of images. With -o also globs such as 'photos/**/*.jpg', lists (.txt, one path a line), Parquet
+    with a column of images, WebDataset tars such as 'shards/{000..123}.tar', and folders of tars or Parquet files."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = None
+    """Write one row an image to this .parquet, .csv or .jsonl. A run that is stopped goes on with the same command."""
     classes: str | None = None
     """Candidates, separated by commas: known names and new ones may mix. By default the classes of the adapter."""
-    top: int = 1
-    """How many classes to show of each image."""
+    top: int | None = None
+    """How many classes to give of each image; by default 1, with -o 5."""
     json: bool = False
     """One JSON object a line: image, classes (name and probability), or error."""
     csv: bool = False
     """CSV: image, rank, class, probability, error."""
+    probabilities: bool = False
+    """-o: also the probabilities of all candidates, in their order."""
+    column: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """-o, Parquet: the column of the images, where it is not clear."""
+    id_column: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """-o, Parquet: the column of the ids; by default the stored path, else the number of the row."""
+    processes: int | None = None
+    """-o: processes that share the cores, by default one a core and at most 8, or one a GPU; with ray, actors."""
+    executor: Literal["local", "ray"] = "local"
+    """-o: processes of this machine, or a Ray cluster (which needs source, adapter and FILE under the same paths)."""
+    ray_address: Annotated[str, tyro.conf.arg(metavar="ADDRESS")] = "auto"
+    """ray: auto for a running cluster, local for a new one on this machine, or an address."""
+    cpus_per_process: float = 1
+    """ray: cores of each actor."""
+    gpus_per_process: float = 0
+    """ray: GPUs of each actor, such as 1 or 0.25."""
+    overwrite: bool = False
+    """-o: replace a FILE, or an unfinished one, that was made of something else."""
     backbone: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Where the adapter's backbone is now, if not under the name it had."""
     device: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
@@ -39,26 +60,44 @@ class Predict:
 
 
 def predict(arguments: list[str]) -> int:
-    """Name what images show."""
+    """Name what images show.
+
+    Exit status: 0 done, 1 some images could not be read."""
     options = tyro.cli(Predict, prog="fewclip predict", description=predict.__doc__, args=arguments)
     if options.json and options.csv:
         raise SettingsError("--json and --csv were both given: choose one.")
-    if options.top < 1:
+    if options.top is not None and options.top < 1:
         raise SettingsError(f"--top is {options.top}, but it must be at least 1.")
+    classes = None if options.classes is None else [n.strip() for n in options.classes.split(",") if n.strip()]
+    if options.out is not None:
+        from fewclip.cli.predict_file import predict_file
+
+        return predict_file(options, classes)
+    _check_unused(options)
     paths = list(expand(options.images))
     classifier = FewShotClassifier.load(options.adapter, backbone=options.backbone, device=options.device)
-    names = (
-        classifier.classes_ if options.classes is None else [n.strip() for n in options.classes.split(",") if n.strip()]
-    )
+    names = classifier.classes_ if classes is None else classes
     failed = 0
     write = _writer(options)
     for path, probabilities, error in rows(classifier, paths, names):
         failed += error is not None
-        ranked = [] if probabilities is None else probabilities.argsort()[::-1][: options.top]
+        ranked = [] if probabilities is None else probabilities.argsort()[::-1][: options.top or 1]
         write(path, [(names[i], float(probabilities[i])) for i in ranked], error)
     if failed:
         print(f"fewclip predict: {failed} of {len(paths)} images could not be read.", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _check_unused(options: Predict) -> None:
+    """
+    Raises:
+        SettingsError: an option that means nothing without -o.
+    """
+    for name in ("probabilities", "column", "id_column", "processes", "overwrite"):
+        if getattr(options, name):
+            raise SettingsError(f"--{name.replace('_', '-')} is for writing to a file: give -o FILE, too.")
+    if options.executor != "local":
+        raise SettingsError("--executor ray is for writing to a file: give -o FILE, too.")
 
 
 def expand(paths: tuple[Path, ...]) -> Iterator[Path]:
@@ -78,7 +117,7 @@ def expand(paths: tuple[Path, ...]) -> Iterator[Path]:
         elif path.exists():
             yield path
         else:
-            raise DataError(f"There is no image {path}.")
+            raise DataError(f"There is no image {path}. (Globs, lists, tars and Parquet need -o FILE.)")
 
 
 def rows(classifier: FewShotClassifier, paths: list[Path], names: list[str]) -> Iterator[tuple[Path, Any, str | None]]:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from fewclip.cli.options import Adapter
 from fewclip.errors import SettingsError
 
 NEEDED = ("fastapi", "uvicorn", "python_multipart")
@@ -17,8 +18,7 @@ NEEDED = ("fastapi", "uvicorn", "python_multipart")
 
 @dataclass(frozen=True, kw_only=True)
 class Serve:
-    adapter: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ADAPTER")]
-    """Folder that `fewclip fit` wrote."""
+    adapter: Adapter
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 lets other machines in."""
     port: int = 8000

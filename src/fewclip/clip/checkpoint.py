@@ -81,6 +81,17 @@ def load(name_or_path: str, *, quick_gelu: bool | None = None) -> CLIP:
     return clip
 
 
+def hub_id(name: str) -> str | None:
+    """The hub repository that a backbone's name stands for; None for an embedded one, a path, and what is no name.
+    Nothing is looked up."""
+    if name in EMBEDDED or ".." in name:
+        return None
+    try:
+        return _hub_name(name)
+    except BackboneError:
+        return None
+
+
 def _hub_name(name: str) -> str:
     """The repository that a name stands for, unless it can only have been meant as a path."""
     alias = ALIASES.get(re.sub(r"^vit-([bl])-", r"vit-\1/", name.lower()))

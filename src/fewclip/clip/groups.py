@@ -2,7 +2,8 @@
 
 A batch of suffixes is as long as its longest class name; sorted into groups by length, short names don't pay for long
 ones. A group is a `Stem` of its own, so an edit sees each of them in turn: it must treat every class alike, as one does
-that changes the prefix. The prefix (a dozen tokens) is computed once a group.
+that changes the prefix, or be told which classes it sees (`TextGroups.features`). The prefix (a dozen tokens) is computed
+once a group.
 
 What the backward pass of a group needs is kept while it fits into an eighth of the memory; the groups beyond are
 computed again in the backward pass (`torch.utils.checkpoint`), which gives the same numbers for half as much time again.
@@ -14,17 +15,20 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from fewclip.clip.model import Stem, TextTokens
 from fewclip.clip.prompts import Prompts
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Int
+
+    from fewclip.clip.model import TextTokens
+
+Part = TypeVar("Part")
 
 GROUP_COST = {"cpu": 64, "cuda": 4096}
 """Padding tokens that cost as much time as one more group does."""
@@ -33,32 +37,45 @@ GROUP_TOKENS = {"cpu": 4096, "cuda": 65536}
 
 
 @dataclass(frozen=True)
-class TextGroups:
-    """Stems of groups of classes, and where each class stands when the groups are lined up."""
+class TextGroups(Generic[Part]):
+    """Groups of classes: what is constant of each, such as its stem, and which classes it holds.
 
-    stems: list[Stem[TextTokens]]
-    places: Int[Tensor, " classes"]
+    `share`: how many such collections a step computes; each may keep that part of the memory.
+    """
+
+    stems: list[Part]
+    rows: list[Int[Tensor, " group"]]
+    share: int = 1
 
     def __len__(self) -> int:
-        return len(self.places)
+        return sum(map(len, self.rows))
 
     def features(
-        self, run: Callable[[Stem[TextTokens]], Tensor], layers: int, keep_bytes: int | None = None
-    ) -> Float[Tensor, "classes dim"]:
-        """`run` over each group, in the order of the classes. `layers`: how many it computes.
+        self,
+        run: Callable[[Part, Int[Tensor, " group"]], Tensor],
+        kept: Callable[[Part], int],
+        dim: int = -2,
+        keep_bytes: int | None = None,
+    ) -> Tensor:
+        """`run` over each group and the numbers of its classes, in the order of the classes, which stand along `dim`.
 
-        `keep_bytes`: what may be kept for the backward pass, by default an eighth of the machine's or the GPU's memory.
+        `kept`: bytes that a group keeps for the backward pass. `keep_bytes`: how many may be kept, by default an eighth of
+        the machine's or the GPU's memory.
         """
-        device = self.places.device
-        left = _memory(device) // 8 if keep_bytes is None else keep_bytes
+        left = _memory(self.rows[0].device) // (8 * self.share) if keep_bytes is None else keep_bytes
         out = []
-        for stem in self.stems:
-            left -= layers * layer_bytes(stem.tokens)
-            if not torch.is_grad_enabled() or left >= 0:
-                out.append(run(stem))
-            else:
-                out.append(checkpoint(run, stem, use_reentrant=False))
-        return torch.cat(out)[self.places]
+        for stem, rows in zip(self.stems, self.rows, strict=True):
+            left -= kept(stem) if torch.is_grad_enabled() else 0
+            out.append(run(stem, rows) if left >= 0 else checkpoint(run, stem, rows, use_reentrant=False))
+        return torch.cat(out, dim).index_select(dim, torch.cat(self.rows).argsort())
+
+
+def pieces(prompts: Prompts, device: torch.device) -> list[tuple[Prompts, Int[Tensor, " group"]]]:
+    """The prompts of each group, and their row numbers. An exported graph takes all in one: how many classes of what
+    length there are is not known there."""
+    if torch.compiler.is_compiling():
+        return [(prompts, torch.arange(prompts.tokens.shape[0]))]
+    return [(prompts.only(rows), torch.tensor(rows, device=device)) for rows in group(prompts, device)]
 
 
 def group(
@@ -73,7 +90,7 @@ def group(
     for start, end in split([lengths[row] for row in rows], cost):
         pieces = -(-(end - start) * lengths[rows[end - 1]] // most)
         size = -(-(end - start) // pieces)
-        groups += [rows[i : min(i + size, end)] for i in range(start, end, size)]
+        groups += [sorted(rows[i : min(i + size, end)]) for i in range(start, end, size)]
     return groups
 
 
@@ -89,11 +106,14 @@ def split(lengths: list[int], cost: int) -> list[tuple[int, int]]:
     return best[len(lengths)][1]
 
 
-def layer_bytes(tokens: TextTokens) -> int:
-    """What one layer keeps for the backward pass: ten widths a token, and the prefix's keys and values with each class."""
+def layer_bytes(tokens: TextTokens, computed: int | None = None) -> int:
+    """What one layer keeps for the backward pass: ten widths a token, and the prefix's keys and values with each class.
+
+    `computed`: how many tokens of a class are, if not all of its suffix.
+    """
     classes, suffix, width = tokens.suffix.shape[-3:]
     copies = tokens.suffix.shape[:-3].numel()
-    per_class = 10 * suffix + 2 * (suffix + tokens.prefix.shape[-2])
+    per_class = 10 * (suffix if computed is None else computed) + 2 * (suffix + tokens.prefix.shape[-2])
     return copies * classes * per_class * width * tokens.suffix.element_size()
 
 

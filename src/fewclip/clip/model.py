@@ -25,12 +25,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fewclip.clip.groups import TextGroups, layer_bytes, pieces
 from fewclip.clip.kernels import Linear, linear, mlp
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-    from fewclip.clip.groups import TextGroups
     from fewclip.clip.preprocess import Preprocess
     from fewclip.clip.prompts import Prompts
     from fewclip.clip.tokenizer import Tokenizer
@@ -41,18 +41,24 @@ class Config:
     """Sizes of a CLIP with a vision transformer. `clip/checkpoint.py` reads them off a checkpoint."""
 
     embed_dim: int
+    """Size of the features of both towers."""
     image_size: int
+    """Pixels a side."""
     patch_size: int
+    """Pixels a side of a patch."""
     vision_width: int
     vision_layers: int
     vision_heads: int
     context_length: int
+    """Tokens of the longest prompt."""
     vocab_size: int
     text_width: int
     text_layers: int
     text_heads: int
     quick_gelu: bool = False
-    vision_mlp: int | None = None  # hidden width of the image tower's MLPs; 4 · width but in the largest models
+    """The activation is x · sigmoid(1.702 x), as in OpenAI's weights, not GELU."""
+    vision_mlp: int | None = None
+    """Hidden width of the image tower's MLPs; None: 4 · width, as in all but the largest models."""
 
 
 class TextTokens(NamedTuple):
@@ -368,24 +374,20 @@ class TextTower(nn.Module):
             tokens = self.transformer.layer(number).branch(tokens)
         return Stem(layer, tokens)
 
-    def text_groups(self, prompts: Prompts, layer: int = 1) -> TextGroups:
+    def text_groups(self, prompts: Prompts, layer: int = 1) -> TextGroups[Stem[TextTokens]]:
         """The same in groups of like length (clip/groups.py): for edits that treat every class alike."""
-        from fewclip.clip.groups import TextGroups, group
-
-        if torch.compiler.is_compiling():  # how many classes of what length is not known in an exported graph
-            return TextGroups([self.text_stem(prompts, layer)], torch.arange(prompts.tokens.shape[0]))
-        rows = group(prompts, self.positional_embedding.device)
-        stems = [self.text_stem(prompts.only(some), layer) for some in rows]
-        order = torch.tensor([row for some in rows for row in some], device=self.positional_embedding.device)
-        return TextGroups(stems, order.argsort())
+        groups = pieces(prompts, self.positional_embedding.device)
+        return TextGroups([self.text_stem(some, layer) for some, _ in groups], [rows for _, rows in groups])
 
     def text_features(
-        self, stem: Stem[TextTokens] | TextGroups, edit: TextEdit | None = None, beside: Beside | None = None
+        self,
+        stem: Stem[TextTokens] | TextGroups[Stem[TextTokens]],
+        edit: TextEdit | None = None,
+        beside: Beside | None = None,
     ) -> Float[Tensor, "*copies classes dim"]:
         """From a stem to the feature of each prompt's EOT token, not normalised."""
         if not isinstance(stem, Stem):
-            layers = len(self.transformer) - stem.stems[0].layer + 1
-            return stem.features(lambda some: self.text_features(some, edit, beside), layers)
+            return stem.features(lambda some, _: self.text_features(some, edit, beside), self.kept)
         tokens, last = stem.tokens, len(self.transformer)
         for number in range(stem.layer, last + 1):
             if edit is not None:
@@ -395,22 +397,38 @@ class TextTower(nn.Module):
                 tokens = self.transformer.layer(number).branch(tokens, extra)
         return self.ln_final(self.transformer.layer(last).branch_last(tokens, extra)) @ self.text_projection
 
+    def kept(self, stem: Stem[TextTokens]) -> int:
+        """Bytes that `text_features` of a stem keeps for the backward pass."""
+        return (len(self.transformer) - stem.layer + 1) * layer_bytes(stem.tokens)
+
     @torch.no_grad()
-    def text_stages(self, prompts: Prompts) -> list[TextTokens]:
+    def text_stages(self, prompts: Prompts) -> TextGroups[list[TextTokens]]:
         """The tokens that enter each layer: what `text_read_only` reads, a constant of the prompts."""
-        stages = [self.embed_prompts(prompts)]
-        for number in range(1, len(self.transformer)):
-            stages.append(self.transformer.layer(number).branch(stages[-1]))
-        return stages
+
+        def stages(some: Prompts) -> list[TextTokens]:
+            found = [self.embed_prompts(some)]
+            for number in range(1, len(self.transformer)):
+                found.append(self.transformer.layer(number).branch(found[-1]))
+            return found
+
+        groups = pieces(prompts, self.positional_embedding.device)
+        return TextGroups([stages(some) for some, _ in groups], [rows for _, rows in groups])
 
     def text_read_only(
-        self, stages: list[TextTokens], askers: Float[Tensor, "k width"]
+        self, stages: TextGroups[list[TextTokens]], askers: Float[Tensor, "k width"]
     ) -> Float[Tensor, "classes k dim"]:
         """Features of tokens that read each prompt up to its EOT at every layer and are read by none, not normalised."""
-        askers = askers.expand(len(stages[0].eot), -1, -1)
-        for number, tokens in enumerate(stages, start=1):
-            askers = self.transformer.layer(number).branch_ask(askers, tokens)
-        return self.ln_final(askers) @ self.text_projection
+
+        def run(stages: list[TextTokens], rows: Tensor) -> Tensor:
+            asking = askers.expand(rows.shape[0], -1, -1)
+            for number, tokens in enumerate(stages, start=1):
+                asking = self.transformer.layer(number).branch_ask(asking, tokens)
+            return self.ln_final(asking) @ self.text_projection
+
+        def kept(stages: list[TextTokens]) -> int:
+            return sum(layer_bytes(tokens, computed=len(askers)) for tokens in stages)
+
+        return stages.features(run, kept, dim=0)
 
 
 class CLIP(TextTower):
@@ -461,6 +479,7 @@ class CLIP(TextTower):
 
     @property
     def device(self) -> torch.device:
+        """Where its weights are."""
         return self.positional_embedding.device
 
     def encode_image(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:

@@ -24,7 +24,8 @@ class Prompts:
 
     `names` says how many tokens each class name has, for methods that move it. `templates` are further sentences about
     the same classes, for methods that ask for them (`Method.sentences`). `labels` are the classes' labels in training, -1
-    for one that was not trained on; None where these are the training classes in order.
+    for one that was not trained on; None where these are the training classes in order. `sentence` is the text that
+    they were made from, with `{}` for the class name; empty where tokens were given.
     """
 
     tokens: Int[Tensor, "classes length"]
@@ -33,6 +34,7 @@ class Prompts:
     names: Int[Tensor, " classes"] | None = None
     templates: tuple[Prompts, ...] = ()
     labels: Int[Tensor, " classes"] | None = None
+    sentence: str = ""
 
     @classmethod
     def from_tokens(
@@ -71,9 +73,14 @@ class Prompts:
 
     def __getitem__(self, rows: slice | list[int]) -> Prompts:
         """Some of the classes; the prefix stays as it is."""
-        names, labels = (None if part is None else part[rows] for part in (self.names, self.labels))
-        templates = tuple(template[rows] for template in self.templates)
-        return Prompts(self.tokens[rows], self.eot[rows], self.prefix, names, templates, labels)
+        return replace(
+            self,
+            tokens=self.tokens[rows],
+            eot=self.eot[rows],
+            names=None if self.names is None else self.names[rows],
+            templates=tuple(template[rows] for template in self.templates),
+            labels=None if self.labels is None else self.labels[rows],
+        )
 
     def training_labels(self) -> Int[Tensor, " classes"]:
         """The labels, where none are given the row numbers."""

@@ -54,6 +54,10 @@ class Tokenizer:
         """CLIP's own, for checkpoints that carry none (OpenAI's, open_clip's)."""
         return cls(_byte_pairs(*_clip_vocabulary()))
 
+    def words(self) -> list[str]:
+        """The words that are one token."""
+        return [token.removesuffix("</w>") for token in self._encoder.get_vocab() if token.endswith("</w>")]
+
     def to_json(self) -> str:
         """The content of a `tokenizer.json`."""
         return self._encoder.to_str()

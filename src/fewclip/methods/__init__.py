@@ -70,6 +70,17 @@ def find(name: str) -> type[Method]:
     return METHODS[name]
 
 
+def check_chooses(name: str) -> None:
+    """Refuse validation images for a method that chooses nothing by them.
+
+    Raises:
+        SettingsError
+    """
+    if not find(name).chooses:
+        those = ", ".join(f"{method.name} ({method.chooses})" for method in KINDS if method.chooses)
+        raise SettingsError(f"{name} chooses nothing by validation images, only these do: {those}. Leave val out.")
+
+
 def make_settings(name: str, values: dict[str, Any]) -> Any:
     """The settings of a method from a dict of those that differ from its defaults.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -34,11 +34,13 @@ class Step(Protocol):
     number: int
     """Steps of the run before this one."""
     seed: int
+    """Of the run: `fewclip.seeds.derive` makes a generator's seed of it and the step's number."""
     lr: float
-
+    """Learning rate of this step."""
     images: Tensor
+    """Normalised pixels (batch, 3, height, width) of this process's share of the batch."""
     labels: Tensor
-    """This process's share of the batch."""
+    """Their labels (batch,)."""
 
     def gradients(self, loss: Loss, *names: str) -> list[tuple[Tensor, Gradients]]:
         """Of each named loss among what `loss` returns: its value over the whole batch, and its gradient for each
@@ -52,7 +54,9 @@ class Examples(Protocol):
     """The training images for methods that learn from their features: `fewclip.data.examples`."""
 
     labels: Int[Tensor, " images"]
+    """The label of each image."""
     classes: int
+    """How many classes there are."""
 
     def plain(self) -> Iterable[Tensor]:
         """All images as they are predicted, in order: batches of normalised pixels."""
@@ -65,7 +69,9 @@ class Method(nn.Module, ABC):
     """One way to adapt a frozen CLIP. Subclasses live in one file each and are listed in `fewclip.methods.METHODS`."""
 
     name: ClassVar[str]
+    """How it is asked for: `--method NAME`."""
     title: ClassVar[str]
+    """Its name in tables."""
     paper: ClassVar[str]
     """Authors, venue and year."""
     trained: ClassVar[str]
@@ -82,11 +88,17 @@ class Method(nn.Module, ABC):
     """Tensors whose shape is known when the training classes or images are; `load_state_dict` takes any shape."""
     whole_batches: ClassVar[bool] = False
     """The loss compares the images of a batch, so that it can't be split into parts or over processes."""
+    chooses: ClassVar[str] = ""
+    """What it chooses by validation images, in a few words; empty where it has no use for them."""
+    published_val: ClassVar[Literal["", "few", "all"]] = ""
+    """Which of them its published runs look at: at most 4 of each class, or the whole val split."""
     score_settings: ClassVar[tuple[str, ...]] = ()
     """Those that change `scores` alone, so that one training serves all their values."""
 
     clip: CLIP
+    """The frozen backbone."""
     settings: Any
+    """A `Settings`."""
 
     def __init__(self, clip: CLIP, settings: Any = None) -> None:
         super().__init__()
@@ -105,6 +117,11 @@ class Method(nn.Module, ABC):
     def memorise(self, examples: Examples, val: Examples | None = None) -> None:
         """Learn what needs no gradient: called once, between `prepare` and the first step."""
 
+    @property
+    def chosen(self) -> dict[str, float]:
+        """The settings that validation images chose, by name; empty where there were none."""
+        return {}
+
     # Training
 
     @abstractmethod
@@ -121,8 +138,16 @@ class Method(nn.Module, ABC):
         step.update(gradients)
         return loss
 
+    @property
+    def stages(self) -> int:
+        """Trainings one after the other, each with all epochs, the whole schedule and a fresh optimiser."""
+        return 1
+
+    def begin_stage(self, stage: int) -> None:
+        """Called before the first step of each, counted from 1, and where a run goes on in one."""
+
     def end_epoch(self, epoch: int, epochs: int) -> None:
-        """Called behind the last step of each epoch, counted from 1."""
+        """Called behind the last step of each epoch of a stage, counted from 1."""
 
     def training_state(self) -> dict[str, Tensor]:
         """Tensors that training needs and the adapter doesn't; a checkpoint keeps them and writes them back in place."""
@@ -154,7 +179,7 @@ class Method(nn.Module, ABC):
 
     @property
     def answers_new(self) -> bool:
-        """Whether it can score classes that it was not trained on."""
+        """Whether it can score, with its settings, classes that it was not trained on."""
         return self.answers_new_with(self.settings)
 
     def parameter_count(self) -> int:
@@ -176,6 +201,11 @@ class Method(nn.Module, ABC):
 def unit(x: Float[Tensor, "*n dim"]) -> Float[Tensor, "*n dim"]:
     """L2-normalised features."""
     return x / x.norm(dim=-1, keepdim=True)
+
+
+def cosine_gap(a: Float[Tensor, "n dim"], b: Float[Tensor, "n dim"]) -> Tensor:
+    """1 - the mean cosine of unit features, row by row."""
+    return 1 - (a * b).sum(-1).mean()
 
 
 def normal(*shape: int, std: float = 0.02) -> nn.Parameter:

@@ -26,6 +26,8 @@ from fewclip.methods.cosine import CosineMethod
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+    from fewclip.clip.groups import TextGroups
+
 PLACES: dict[str, Place] = {"q": "query", "k": "key", "v": "value", "o": "output"}
 
 
@@ -119,11 +121,11 @@ class CLIPLoRA(CosineMethod):
     def prepare(self, prompts: Prompts) -> None:
         super().prepare(prompts.until(0) if self.settings.dropout else prompts)
 
-    def read(self, prompts: Prompts) -> Stem[TextTokens]:
+    def read(self, prompts: Prompts) -> TextGroups[Stem[TextTokens]]:
         first = min(self.text.layers) if self.text is not None else 1
-        return self.clip.text_stem(prompts, first)
+        return self.clip.text_groups(prompts, first)
 
-    def class_features(self, read: Stem[TextTokens]) -> Float[Tensor, "classes dim"]:
+    def class_features(self, read: TextGroups[Stem[TextTokens]]) -> Float[Tensor, "classes dim"]:
         return unit(self.clip.text_features(read, beside=self.beside(self.text)))
 
     def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:

@@ -17,7 +17,7 @@ from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
 from fewclip.methods import frozen
 from fewclip.methods.base import Method, normal, unit
-from fewclip.methods.context import Slots, embed_words, sentence
+from fewclip.methods.context import Slots, sentence, start_from_words
 from fewclip.methods.coop import coop_training
 
 if TYPE_CHECKING:
@@ -58,10 +58,8 @@ class CoCoOp(Method):
     def sentences(self, template: str) -> tuple[str, tuple[str, ...]]:
         return sentence(self.settings.context_tokens, self.settings.words), ()
 
-    @torch.no_grad()
     def prepare(self, prompts: Prompts) -> None:
-        if len(self.settings.words.split()) >= self.settings.context_tokens:
-            self.context.copy_(embed_words(self.clip, prompts, 1, self.settings.context_tokens))
+        start_from_words(self.context, self.settings.words, self.clip, prompts)
         self._slots = self.encode_classes(prompts)
 
     def text_features(self, slots: Slots, shift: Float[Tensor, "batch width"]) -> Float[Tensor, "batch classes dim"]:
@@ -85,7 +83,7 @@ class CoCoOp(Method):
     ) -> Float[Tensor, "batch classes"]:
         """scale · cos(f_b, w_bc), a few images at a time."""
         f = frozen.image_features(self.clip, images)
-        few = max(1, PROMPTS_AT_ONCE // len(classes.eot))
+        few = max(1, PROMPTS_AT_ONCE // len(classes))
         rows = [
             (self.text_features(classes, self.meta_net(part)) @ part[..., None]).squeeze(-1) for part in f.split(few)
         ]

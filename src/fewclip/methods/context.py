@@ -2,7 +2,7 @@
 
 A prompt is start token, M context vectors, class name, rest. What is not learned is embedded once; the context is put in
 at every step. While it is the same for all classes and stands in front of the name, it is part of the prefix that the
-text tower runs once for all classes.
+text tower runs once for all classes. Classes go through it in groups of like length (clip/groups.py).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from fewclip.clip.groups import TextGroups, pieces
 from fewclip.clip.model import CLIP, Stem, TextTokens
 from fewclip.clip.prompts import Prompts
 
@@ -36,20 +37,57 @@ def embed_words(clip: CLIP, prompts: Prompts, first: int, count: int) -> Float[T
     return clip.token_embedding(prompts.tokens[0, first : first + count].to(clip.device)).detach()
 
 
+@torch.no_grad()
+def start_from_words(context: Float[Tensor, "m width"], words: str, clip: CLIP, prompts: Prompts) -> None:
+    """Context vectors start from the embeddings of the words in whose place they stand, if there are as many words; if
+    not, from what they are."""
+    if len(words.split()) >= len(context):
+        context.copy_(embed_words(clip, prompts, 1, len(context)))
+
+
 class Slots:
     """Prompts in which the M tokens behind the start token are replaced by context vectors.
 
     `own`: each class has its own. `position`: where the class name stands; if not at the end, `Prompts.names` is needed.
+    `share`: how many such sets of prompts a step runs (`TextGroups`).
     """
 
     @torch.no_grad()
     def __init__(
-        self, clip: CLIP, prompts: Prompts, context_tokens: int, position: Position = "end", own: bool = False
+        self,
+        clip: CLIP,
+        prompts: Prompts,
+        context_tokens: int,
+        position: Position = "end",
+        own: bool = False,
+        share: int = 1,
     ) -> None:
         before = {"end": context_tokens, "middle": context_tokens // 2, "front": 0}[position]
         longest = 1 if own else 1 + before if position != "end" else prompts.prefix
-        split = min(prompts.prefix, longest)
-        order = _order(prompts, context_tokens, before, moved=position != "end").to(clip.device)
+        groups = pieces(prompts.until(longest), clip.device)
+        self.groups = [_Group(clip, some, context_tokens, before, moved=position != "end") for some, _ in groups]
+        self.rows = [rows for _, rows in groups]
+        self.own, self.share = own, share
+
+    def __len__(self) -> int:
+        return sum(map(len, self.rows))
+
+    def fill(self, context: Float[Tensor, "*copies m width"]) -> TextGroups[Stem[TextTokens]]:
+        """The tokens that enter layer 1. With `own`, `context` is (*copies, C, M, width)."""
+        pairs = zip(self.groups, self.rows, strict=True)
+        if self.own:
+            stems = [group.fill(context[..., rows, :, :], own=True) for group, rows in pairs]
+        else:
+            stems = [group.fill(context, own=False) for group, _ in pairs]
+        return TextGroups(stems, self.rows, self.share)
+
+
+class _Group:
+    """The slots of prompts of like length."""
+
+    def __init__(self, clip: CLIP, prompts: Prompts, context_tokens: int, before: int, moved: bool) -> None:
+        split = prompts.prefix
+        order = _order(prompts, context_tokens, before, moved).to(clip.device)
         length = order.shape[1]
         self.embedded = clip.token_embedding(prompts.tokens.to(clip.device))  # (C, L, width), without position
         self.prefix_order, self.suffix_order = order[0, :split], order[:, split:, None]
@@ -57,21 +95,19 @@ class Slots:
             clip.positional_embedding[:length].detach().split([split, length - split])
         )
         self.eot = prompts.eot.to(clip.device) - split
-        self.own = own
         self.frozen_suffix: Tensor | None = None
         if not bool((self.suffix_order >= length).any()):
             self.frozen_suffix = self.embedded.take_along_dim(self.suffix_order, -2) + self.suffix_position
 
-    def fill(self, context: Float[Tensor, "*copies m width"]) -> Stem[TextTokens]:
-        """The tokens that enter layer 1. With `own`, `context` is (*copies, C, M, width)."""
-        shared = context[..., 0, :, :] if self.own else context
+    def fill(self, context: Tensor, own: bool) -> Stem[TextTokens]:
+        shared = context[..., 0, :, :] if own else context
         copies, embedded = shared.shape[:-2], self.embedded
         start = embedded[0].expand(*copies, -1, -1)
         prefix = torch.cat([start, shared], dim=-2)[..., self.prefix_order, :] + self.prefix_position
         if self.frozen_suffix is not None:
             suffix = self.frozen_suffix.expand(*copies, -1, -1, -1)
         else:
-            each = context if self.own else context.unsqueeze(-3).expand(*copies, len(embedded), -1, -1)
+            each = context if own else context.unsqueeze(-3).expand(*copies, len(embedded), -1, -1)
             source = torch.cat([embedded.expand(*copies, -1, -1, -1), each], dim=-2)
             order = self.suffix_order.expand(*copies, -1, -1, -1)
             suffix = source.take_along_dim(order, -2) + self.suffix_position

@@ -9,14 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
 from fewclip.errors import SettingsError
 from fewclip.methods.base import normal, unit
-from fewclip.methods.context import Position, Slots, embed_words, sentence
+from fewclip.methods.context import Position, Slots, sentence, start_from_words
 from fewclip.methods.cosine import CosineMethod
 
 if TYPE_CHECKING:
@@ -68,14 +67,13 @@ class CoOp(CosineMethod):
         words = "" if self.settings.class_specific else self.settings.words
         return sentence(self.settings.context_tokens, words), ()
 
-    @torch.no_grad()
     def prepare(self, prompts: Prompts) -> None:
         s = self.settings
         if s.class_specific:
             start = normal(len(prompts), s.context_tokens, self.clip.config.text_width)
             self.context.data = start.data.to(self.context)
-        elif len(s.words.split()) >= s.context_tokens:
-            self.context.copy_(embed_words(self.clip, prompts, 1, s.context_tokens))
+        else:
+            start_from_words(self.context, s.words, self.clip, prompts)
         super().prepare(prompts)
 
     def read(self, prompts: Prompts) -> tuple[Slots, Tensor]:

@@ -23,6 +23,7 @@ class CosineMethod(Method):
     """
 
     def read(self, prompts: Prompts) -> Any:
+        """The constant part of the text side; here unit text features (C, d)."""
         return frozen.text_features(self.clip, prompts)
 
     def class_features(self, read: Any) -> Float[Tensor, "classes dim"]:

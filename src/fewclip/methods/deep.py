@@ -7,10 +7,9 @@ the others makes no difference, since attention there is full and the tokens hav
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import TYPE_CHECKING
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewclip.clip.edits import Insertion
 from fewclip.clip.model import CLIP
@@ -25,15 +24,18 @@ if TYPE_CHECKING:
 
 
 class DeepPrompts(CosineMethod):
-    """A subclass says what the tokens are."""
+    """A subclass has the parameters `text` and `image`, or says how the tokens are made."""
 
-    @abstractmethod
+    text: nn.Parameter
+    image: nn.Parameter
+
     def text_tokens(self) -> Float[Tensor, "depth n width"]:
         """Those of each text layer from the first on."""
+        return self.text
 
-    @abstractmethod
     def image_tokens(self) -> Float[Tensor, "depth n width"]:
         """Those of each image layer from the first on."""
+        return self.image
 
     def read(self, prompts: Prompts) -> Slots:
         return Slots(self.clip, prompts, self.text_tokens().shape[1])

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fewclip.clip.prompts import Prompts
 from fewclip.methods import frozen
+from fewclip.methods.base import cosine_gap
 from fewclip.methods.coop import CoOp, CoOpSettings, coop_training
 
 if TYPE_CHECKING:
@@ -49,6 +50,6 @@ class KgCoOp(CoOp):
         """CE + λ·(1 - mean_c cos(w_c, z_c))."""
         out = super().loss(images, labels)
         out["loss_ce"] = out["loss"]
-        out["loss_kg"] = 1 - (out["text_features"] * self._frozen_text).sum(-1).mean()
+        out["loss_kg"] = cosine_gap(out["text_features"], self._frozen_text)
         out["loss"] = out["loss_ce"] + self.settings.kg_weight * out["loss_kg"]
         return out

@@ -47,6 +47,8 @@ class LinearProbe(Method):
     new_classes = ""
     Settings = LinearProbeSettings
     sized_by_data = ("weight", "bias")
+    chooses = "C"
+    published_val = "few"
     grid: tuple[float, ...] = (1e6, 1e4, 1e2, 1, 1e-2, 1e-4, 1e-6)
     """Values of C that the search begins with."""
     settings: LinearProbeSettings
@@ -57,6 +59,7 @@ class LinearProbe(Method):
             raise SettingsError(f"c is {self.settings.c}, but it must be above 0.")
         self.weight = nn.Parameter(torch.empty(0, clip.config.embed_dim), requires_grad=False)  # W (C, d)
         self.bias = nn.Parameter(torch.empty(0), requires_grad=False)  # b (C,)
+        self._chosen: dict[str, float] = {}
 
     def memorise(self, examples: Examples, val: Examples | None = None) -> None:
         f, labels = frozen.raw_image_features(self.clip, examples.plain()), examples.labels
@@ -64,8 +67,13 @@ class LinearProbe(Method):
         if val is not None:
             g, truth = frozen.raw_image_features(self.clip, val.plain()), val.labels
             model = self.search(f, labels, g, truth)
+            self._chosen = {"c": float(model.C)}
         weight, bias = coefficients(model)
         self.weight.data, self.bias.data = weight.to(f), bias.to(f)
+
+    @property
+    def chosen(self) -> dict[str, float]:
+        return self._chosen
 
     def regression(self, f: Float[Tensor, "n dim"], labels: Int[Tensor, " n"], c: float) -> Any:
         """scikit-learn's fitted model for one C.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
 from fewclip.methods.base import normal
-from fewclip.methods.context import embed_words, sentence
+from fewclip.methods.context import sentence, start_from_words
 from fewclip.methods.coop import coop_training
 from fewclip.methods.deep import DeepPrompts, depth_of
 
@@ -57,15 +57,9 @@ class MaPLe(DeepPrompts):
     def sentences(self, template: str) -> tuple[str, tuple[str, ...]]:
         return sentence(self.settings.prompt_tokens, self.settings.words), ()
 
-    @torch.no_grad()
     def prepare(self, prompts: Prompts) -> None:
-        n = self.settings.prompt_tokens
-        if len(self.settings.words.split()) >= n:
-            self.text[0] = embed_words(self.clip, prompts, 1, n)
+        start_from_words(self.text[0], self.settings.words, self.clip, prompts)
         super().prepare(prompts)
-
-    def text_tokens(self) -> Float[Tensor, "depth n width"]:
-        return self.text
 
     def image_tokens(self) -> Float[Tensor, "depth n width"]:
         return self.text @ self.to_image.mT + self.bias[:, None]

@@ -71,12 +71,6 @@ class MetaPrompt(DeepPrompts):
         self._prompts = prompts
         self._read, self._frozen_text = self.read(prompts), frozen.ensemble(self.clip, prompts.templates)
 
-    def text_tokens(self) -> Float[Tensor, "depth n width"]:
-        return self.text
-
-    def image_tokens(self) -> Float[Tensor, "depth n width"]:
-        return self.image
-
     def outputs(self, images: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
         return self._compare(images, (self.class_features(self._read), self._frozen_text))
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fewclip.clip.model import CLIP, Beside, Place
+from fewclip.clip.model import CLIP, Beside, Place, Stem, TextTokens
 from fewclip.clip.prompts import Prompts
 from fewclip.errors import SettingsError
 from fewclip.methods.base import unit
@@ -93,10 +93,10 @@ class MMA(CosineMethod):
 
         return add
 
-    def read(self, prompts: Prompts) -> TextGroups:
+    def read(self, prompts: Prompts) -> TextGroups[Stem[TextTokens]]:
         return self.clip.text_groups(prompts, self.text_first)
 
-    def class_features(self, read: TextGroups) -> Float[Tensor, "classes dim"]:
+    def class_features(self, read: TextGroups[Stem[TextTokens]]) -> Float[Tensor, "classes dim"]:
         return unit(self.clip.text_features(read, beside=self.beside(self.text, self.text_first)))
 
     def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:

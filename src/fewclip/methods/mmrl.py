@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewclip.clip.edits import Insertion
-from fewclip.clip.model import CLIP, Stem
+from fewclip.clip.model import CLIP, Stem, TextTokens
 from fewclip.clip.prompts import Prompts
 from fewclip.errors import SettingsError
-from fewclip.methods.base import SCALE, Method, unit
+from fewclip.methods.base import SCALE, Method, cosine_gap, unit
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -162,7 +162,7 @@ class MMRL(Method):
         x = visual.ln_post(torch.cat([visual.finish(part, edit.image, read) for part in parts]))
         return unit(x[:, 0] @ visual.proj), unit(self._project(x[:, 1:].mean(dim=1)))
 
-    def text_features(self, stem: TextGroups, tokens: Tensor | None) -> Float[Tensor, "classes d"]:
+    def text_features(self, stem: TextGroups[Stem[TextTokens]], tokens: Tensor | None) -> Float[Tensor, "classes d"]:
         """w (C, d), L2-normalised."""
         edit = None if tokens is None else Insertion(self.text_first, tokens, self.mix).text
         return unit(self.clip.text_features(stem, edit))
@@ -229,8 +229,8 @@ class MMRL(Method):
         return torch.log(alpha * by_class.softmax(-1) + (1 - alpha) * by_rep.softmax(-1))
 
 
-REGULARISERS = {
-    "cosine": lambda a, b: 1 - (a * b).sum(-1).mean(),
+REGULARISERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cosine": cosine_gap,
     "l1": F.l1_loss,
     "mse": F.mse_loss,
 }

@@ -3,7 +3,8 @@
 Chen, Yao, Song, Li, Rao and Zhang, "PLOT: Prompt Learning with Optimal Transport for Vision-Language Models", ICLR 2023
 (arXiv 2210.01253), eq. 5-9, in the authors' later form for vision transformers: M groups of visual tokens give M
 features an image, N contexts N features a class; their similarity is that of the entropic transport plan. The published
-"joint" runs start from the visual tokens of a "vision" run; here each run starts anew.
+"joint" runs start from the visual tokens of a "vision" run (of seed 1, whatever theirs): `stage="two-stage"` trains both,
+one after the other, each with all epochs.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ class PLOTSettings:
     """M: groups of visual tokens, each a pass through the image tower."""
     image_prompts: int = 2
     """Visual tokens of a group."""
-    stage: Literal["joint", "vision"] = "joint"
-    """Train both sides on the transport's logits, or the visual tokens alone, with those of mean features added."""
+    stage: Literal["joint", "vision", "two-stage"] = "joint"
+    """Train both sides on the transport's logits; or the visual tokens alone, with those of mean features added; or, as
+    published, first these and then both, each for all epochs."""
     temperature: float = 0.1
     """ε of the entropic transport."""
     rounds: int = 100
@@ -62,11 +64,19 @@ class PLOT(Method):
         s = self.settings
         self.context = normal(len(s.words), s.context_tokens, clip.config.text_width)  # (N, n, d_t)
         self.image = normal(s.views, s.image_prompts, clip.config.vision_width)  # (M, n_v, d_v)
-        self.context.requires_grad_(s.stage == "joint")
+        self.context.requires_grad_(s.stage != "vision")
+        self._stage = 1
 
     def sentences(self, template: str) -> tuple[str, tuple[str, ...]]:
         texts = tuple(sentence(self.settings.context_tokens, words) for words in self.settings.words)
         return texts[0], texts
+
+    @property
+    def stages(self) -> int:
+        return 2 if self.settings.stage == "two-stage" else 1
+
+    def begin_stage(self, stage: int) -> None:
+        self._stage = stage
 
     @torch.no_grad()
     def prepare(self, prompts: Prompts) -> None:
@@ -75,7 +85,8 @@ class PLOT(Method):
         self._slots = self.read(prompts)
 
     def read(self, prompts: Prompts) -> list[Slots]:
-        return [Slots(self.clip, one, self.settings.context_tokens) for one in prompts.templates]
+        count, share = self.settings.context_tokens, len(prompts.templates)
+        return [Slots(self.clip, one, count, share=share) for one in prompts.templates]
 
     def text_features(self, slots: list[Slots]) -> Float[Tensor, "n classes dim"]:
         """h, not normalised."""
@@ -119,9 +130,12 @@ class PLOT(Method):
         return {"transport_plan": plan, "logits_stage1": vision, "logits_stage2": joint}
 
     def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
-        v, h = self.image_features(images), self.text_features(self._slots)
+        vision = self.settings.stage == "vision" or self._stage < self.stages
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not vision):
+            h = self.text_features(self._slots)
+        v = self.image_features(images)
         out = {"image_features": v, "text_features": h} | self.logits(v, h)
-        out["logits"] = out["logits_stage2" if self.settings.stage == "joint" else "logits_stage1"]
+        out["logits"] = out["logits_stage1" if vision else "logits_stage2"]
         return out | {"loss": F.cross_entropy(out["logits"], labels)}
 
     def encode_classes(self, prompts: Prompts) -> Float[Tensor, "n classes dim"]:
@@ -133,5 +147,5 @@ class PLOT(Method):
         classes: Float[Tensor, "n classes dim"],
         seen: Bool[Tensor, " classes"],
     ) -> Float[Tensor, "batch classes"]:
-        stage = "logits_stage2" if self.settings.stage == "joint" else "logits_stage1"
+        stage = "logits_stage1" if self.settings.stage == "vision" else "logits_stage2"
         return self.logits(self.image_features(images), classes)[stage]

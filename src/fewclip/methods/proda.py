@@ -16,14 +16,14 @@ from torch import Tensor
 from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
 from fewclip.errors import SettingsError
-from fewclip.methods import frozen
-from fewclip.methods.base import Method, Step, normal, unit
+from fewclip.methods.base import Step, normal, unit
 from fewclip.methods.context import Position, Slots, sentence
 from fewclip.methods.coop import coop_training
+from fewclip.methods.cosine import CosineMethod
 from fewclip.seeds import generator
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,10 @@ class ProDASettings:
     """α: how firmly the contexts are kept apart."""
 
 
-class ProDA(Method):
+POSITIONS: tuple[Position, ...] = ("end", "middle", "front")
+
+
+class ProDA(CosineMethod):
     name = "proda"
     title = "ProDA"
     paper = "Lu et al., CVPR 2022"
@@ -67,11 +70,12 @@ class ProDA(Method):
         return sentence(self.settings.context_tokens), ()
 
     def read(self, prompts: Prompts) -> dict[Position, Slots]:
-        count = self.settings.context_tokens
-        return {p: Slots(self.clip, prompts, count, p) for p in ("end", "middle", "front") if p in self.positions}
+        places = [p for p in POSITIONS if p in self.positions]
+        count, share = self.settings.context_tokens, len(places)
+        return {p: Slots(self.clip, prompts, count, p, share=share) for p in places}
 
     def prepare(self, prompts: Prompts) -> None:
-        self._slots = self.read(prompts)
+        super().prepare(prompts)
         assert prompts.names is not None
         count, name, eot = self.settings.context_tokens, int(prompts.names[0]), int(prompts.eot[0])
         row = prompts.tokens[:1]
@@ -89,7 +93,7 @@ class ProDA(Method):
 
     def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
         """CE(s f μ + s²/2·var, y) + α·mean |cos| of the nameless prompts."""
-        f, w = frozen.image_features(self.clip, images), self.text_features(self._slots, self.batch)
+        f, w = self.image_features(images), self.text_features(self._read, self.batch)
         mean = w.mean(1)
         out = {"text_features": w, "logits_mean": self.scale * f @ mean.T}
         out["sigma"] = self.variance(f, w - mean[:, None], labels)
@@ -122,19 +126,8 @@ class ProDA(Method):
         self.batch = order[group * self.settings.prompt_batch :][: self.settings.prompt_batch]
         return super().step(step)
 
-    def encode_classes(self, prompts: Prompts) -> Float[Tensor, "classes dim"]:
+    def class_features(self, read: dict[Position, Slots]) -> Float[Tensor, "classes dim"]:
         """The mean over the pool, not normalised again."""
-        slots, q = self.read(prompts), self.settings.prompt_batch
-        total = sum(
-            self.text_features(slots, list(range(i, min(i + q, self.settings.pool)))).sum(1)
-            for i in range(0, self.settings.pool, q)
-        )
-        return total / self.settings.pool  # type: ignore[return-value]
-
-    def scores(
-        self,
-        images: Float[Tensor, "batch 3 height width"],
-        classes: Float[Tensor, "classes dim"],
-        seen: Bool[Tensor, " classes"],
-    ) -> Float[Tensor, "batch classes"]:
-        return self.scale * frozen.image_features(self.clip, images) @ classes.T
+        groups = torch.arange(self.settings.pool).split(self.settings.prompt_batch)
+        total = torch.stack([self.text_features(read, group.tolist()).sum(1) for group in groups]).sum(0)
+        return total / self.settings.pool

@@ -47,21 +47,25 @@ class ProGrad(CoOp):
     Settings = ProGradSettings
     train_settings = coop_training(epochs=100)
     settings: ProGradSettings
-    _words = 0
+
+    def words(self, template: str) -> str:
+        """What the last vectors start from."""
+        s = self.settings
+        if s.class_specific:
+            return ""
+        return template.partition("{}")[0] if s.words == "template" else s.words
 
     def sentences(self, template: str) -> tuple[str, tuple[str, ...]]:
-        s = self.settings
-        words = template.partition("{}")[0] if s.words == "template" else s.words
-        self._words = 0 if s.class_specific else min(len(words.split()), s.context_tokens)
-        return sentence(s.context_tokens, "" if s.class_specific else words), (template,)
+        return sentence(self.settings.context_tokens, self.words(template)), (template,)
 
     @torch.no_grad()
     def prepare(self, prompts: Prompts) -> None:
         super().prepare(prompts)
-        if self._words:
-            blank = self.settings.context_tokens - self._words
-            self.context[:blank] = 0
-            self.context[blank:] = embed_words(self.clip, prompts, 1 + blank, self._words)
+        m = self.settings.context_tokens
+        count = min(len(self.words(prompts.templates[0].sentence).split()), m)
+        if count:
+            self.context[: m - count] = 0
+            self.context[m - count :] = embed_words(self.clip, prompts, 1 + m - count, count)
         self._teacher = frozen.text_features(self.clip, prompts.templates[0])  # (C, d)
 
     def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
 from fewclip.methods import frozen
 from fewclip.methods.base import normal
-from fewclip.methods.context import embed_words, sentence
+from fewclip.methods.context import sentence, start_from_words
 from fewclip.methods.coop import coop_training
 from fewclip.methods.deep import DeepPrompts, depth_of
 from fewclip.templates import imagenet_templates
@@ -79,19 +79,11 @@ class PromptSRC(DeepPrompts):
 
     @torch.no_grad()
     def prepare(self, prompts: Prompts) -> None:
-        n = self.settings.text_prompts
-        if len(self.settings.words.split()) >= n:
-            self.text[0] = embed_words(self.clip, prompts, 1, n)
+        start_from_words(self.text[0], self.settings.words, self.clip, prompts)
         super().prepare(prompts)
         if prompts.templates:
             self._frozen_text = frozen.ensemble(self.clip, prompts.templates, each_unit=False)  # t0 (C, d)
         self._average = {name: torch.zeros_like(p) for name, p in self.named_parameters()}
-
-    def text_tokens(self) -> Float[Tensor, "depth n width"]:
-        return self.text
-
-    def image_tokens(self) -> Float[Tensor, "depth n width"]:
-        return self.image
 
     def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
         """CE(z) + 25·mean|w - w0| + 10·mean|f - f0| + KL(softmax z0 ‖ softmax z)/(B·C)."""

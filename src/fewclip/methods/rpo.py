@@ -24,6 +24,8 @@ from fewclip.methods.coop import coop_training
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
+    from fewclip.clip.groups import TextGroups
+
 
 @dataclass(frozen=True, kw_only=True)
 class RPOSettings:
@@ -58,7 +60,7 @@ class RPO(Method):
     def prepare(self, prompts: Prompts) -> None:
         self._stages = self.clip.text_stages(prompts)
 
-    def text_features(self, stages: list[TextTokens]) -> Float[Tensor, "classes k dim"]:
+    def text_features(self, stages: TextGroups[list[TextTokens]]) -> Float[Tensor, "classes k dim"]:
         return unit(self.clip.text_read_only(stages, self.text))
 
     def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch k dim"]:

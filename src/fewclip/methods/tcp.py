@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fewclip.clip.model import CLIP, TextTokens
+from fewclip.clip.model import CLIP, Stem, TextTokens
 from fewclip.clip.prompts import Prompts
 from fewclip.errors import SettingsError
 from fewclip.methods import frozen
-from fewclip.methods.base import normal, unit
+from fewclip.methods.base import cosine_gap, normal, unit
 from fewclip.methods.context import Slots, sentence
 from fewclip.methods.coop import coop_training
 from fewclip.methods.cosine import CosineMethod
@@ -92,17 +92,20 @@ class TCP(CosineMethod):
         slots, w0 = read
         own = self.class_tokens(w0)
 
-        def enter(layer: int, tokens: TextTokens) -> TextTokens:
-            """At that layer the shared prefix ends at the start token, behind which stand the class's own tokens."""
-            if layer != self.layer:
-                return tokens
-            tokens = tokens.until(1)
-            return tokens._replace(suffix=torch.cat([own, tokens.suffix[:, CLASS_TOKENS:]], dim=1))
+        def run(stem: Stem[TextTokens], rows: Tensor) -> Tensor:
+            def enter(layer: int, tokens: TextTokens) -> TextTokens:
+                """At that layer the shared prefix ends at the start token, behind which stand the class's own tokens."""
+                if layer != self.layer:
+                    return tokens
+                tokens = tokens.until(1)
+                return tokens._replace(suffix=torch.cat([own[rows], tokens.suffix[:, CLASS_TOKENS:]], dim=1))
 
-        return unit(self.clip.text_features(slots.fill(self.context), enter))
+            return self.clip.text_features(stem, enter)
+
+        return unit(slots.fill(self.context).features(run, self.clip.kept))
 
     def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
         out = super().loss(images, labels)
         out["loss_ce"] = out["loss"]
-        out["loss_kg"] = self.settings.kg_weight * (1 - (out["text_features"] * self._read[1]).sum(-1).mean())
+        out["loss_kg"] = self.settings.kg_weight * cosine_gap(out["text_features"], self._read[1])
         return out | {"loss": out["loss_ce"] + out["loss_kg"]}

@@ -55,6 +55,8 @@ class TipAdapter(Method):
     new_classes = ""
     Settings = TipAdapterSettings
     sized_by_data = ("keys", "labels")
+    chooses = "α and β"
+    published_val = "all"
     settings: TipAdapterSettings
 
     def __init__(self, clip: CLIP, settings: TipAdapterSettings | None = None) -> None:
@@ -92,6 +94,10 @@ class TipAdapter(Method):
         """Choose α and β, if there are validation images."""
         if self._val is not None:
             self.found.copy_(torch.tensor(self.search(*self._val), dtype=torch.float64))
+
+    @property
+    def chosen(self) -> dict[str, float]:
+        return {} if self.found.isnan().any() else dict(zip(("beta", "alpha"), self.found.tolist(), strict=True))
 
     def votes(
         self, f: Float[Tensor, "batch dim"], places: Int[Tensor, " classes"], beta: float | Tensor

@@ -63,6 +63,7 @@ PEOPLE_DOING = (
 )
 PLOT = Presets(
     (
+        Rule({"stage": "two-stage"}, FEW_SHOT),
         *LONGER_WITH_SHOTS,
         Rule({"epochs": 50}, FEW_SHOT, ("imagenet",)),
         Rule({"context_tokens": 6, "words": PEOPLE_DOING}, FEW_SHOT, ("ucf101",)),

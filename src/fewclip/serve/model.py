@@ -56,13 +56,10 @@ class Model:
         """Let the model know further classes."""
         self.classifier.add_classes(names)
 
-    @torch.no_grad()
     def run(self, pixels: Sequence[Tensor], classes: tuple[str, ...] | None) -> list[Answer]:
         """Score images among `classes`, or among all that are known."""
         names = tuple(self.classifier.classes_) if classes is None else classes
-        encoded, seen = self._candidates(names)
-        batch = torch.stack(list(pixels)).to(self.classifier.clip_.device)
-        scores = self.classifier.method_.scores(batch, encoded, seen).float().cpu()
+        scores = self.classifier.pixel_scores(torch.stack(list(pixels)), self._candidates(names))
         return [Answer(names, row) for row in torch.softmax(scores, dim=-1).numpy()]
 
     def _candidates(self, names: tuple[str, ...]) -> tuple[Any, Tensor]:

@@ -1,0 +1,17 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import tyro
+
+Adapter = Annotated[
+    str,
+    tyro.conf.Positional,
+    tyro.conf.arg(
+        metavar="ADAPTER",
+        help="Folder that `fewclip fit` wrote, or USER/NAME[@REVISION] on the Hugging Face hub; a local folder of that name "
+        "goes first.",
+    ),
+]

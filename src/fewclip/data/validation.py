@@ -1,0 +1,57 @@
+"""Labelled images that settings are chosen by: neither trained on nor tested with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from fewclip.data.dataset import Dataset
+from fewclip.data.lazy import LazyImages
+from fewclip.errors import DataError
+
+
+def own_validation(read: Callable[[str], Dataset]) -> Dataset:
+    """The val split of the data whose splits `read` returns.
+
+    Raises:
+        DataError: there is none, or it is the training or the test split.
+    """
+    found = read("val")
+    for split in ("train", "test"):
+        if set(found.keys) & _keys(read, split):
+            raise DataError(
+                f"{found.name} has no validation images of its own, its val split holds images of its {split} split: give a "
+                "folder of other images."
+            )
+    return found
+
+
+def held_out(val: Dataset, train: Dataset) -> Dataset:
+    """The validation images of the classes trained on, without files that are trained on, labelled as in training.
+
+    Raises:
+        DataError: there is none.
+    """
+    trained = set(_files(train).values())
+    files = _files(val)
+    kept = val.take([i for i in range(len(val)) if files.get(i) not in trained]).only(train.classes)
+    if not len(kept):
+        raise DataError(
+            f"{val.name} has no image of the classes {', '.join(train.classes[:3])}{', …' * (len(train.classes) > 3)} "
+            "that is not trained on, so nothing can be chosen by it: give labelled images of the same classes."
+        )
+    return kept
+
+
+def _keys(read: Callable[[str], Dataset], split: str) -> set[str]:
+    try:
+        return set(read(split).keys)
+    except DataError:  # it has no such split
+        return set()
+
+
+def _files(dataset: Dataset) -> dict[int, str]:
+    """Where the images lie that are files."""
+    if isinstance(dataset.images, LazyImages):
+        return {}
+    return {i: os.path.realpath(x) for i, x in enumerate(dataset.images) if isinstance(x, (str, os.PathLike))}
