@@ -40,6 +40,7 @@ def commands(quick: bool) -> dict[str, list[str]]:
         made["step_b32"] = [*steps, "--classes=50,100,500,1000", "--batch=32", "--max-gib=6", "--repeats=2"]
     else:
         made["step_all"] = ["train_step.py", "--classes=10,50,100", "--batch=4,8,32", "--repeats=3"]
+        made["step_methods"] = ["train_step.py", "--methods=all", "--classes=50", "--batch=4", "--plain", "--repeats=3"]
         made["end_to_end"] = ["end_to_end.py"]
     if torch.cuda.is_available():
         gpu = ["train_step.py", "--methods=mmrl", "--precision=bf16", "--device=cuda", "--repeats=20"]

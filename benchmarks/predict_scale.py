@@ -137,7 +137,7 @@ def watch(command: list[str], work: Path, images: int) -> dict[str, Any]:
     memory = {}
     for share in (10, 50, 100):
         at = next(n for n, (_, done, _) in enumerate(samples) if done >= share / 100 * parts)
-        near = [mib for _, _, mib in samples[max(0, at - 5) : at + 5]]
+        near = [mib for _, _, mib in samples[max(0, at - 5) : at]]  # before, while all processes are there
         memory[f"mib_at_{share}"] = round(statistics.median(near))
     return {
         "seconds": round(seconds, 1),

@@ -124,6 +124,11 @@ def main() -> int:
         for target in chosen:
             seconds = 60 * options.minutes / rounds * target.share / shares
             fuzz(target, seconds, counts[target.name], options.keep, options.seed + 1_000_000 * turn)
+            print(
+                f"round {turn + 1} of {rounds}, {target.name}: {counts[target.name].examples:,}",
+                file=sys.stderr,
+                flush=True,
+            )
     print(
         f"{platform.platform()}, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}, {options.minutes:g} min"
     )

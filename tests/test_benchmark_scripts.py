@@ -13,6 +13,8 @@ sys.path.append(str(ROOT / "benchmarks"))
 
 import bench
 
+from fewclip.methods import METHODS
+
 
 def bare(script: str, *arguments: str, block: str = BLOCK) -> str:
     """Run a script where nothing but the five packages can be imported."""
@@ -39,11 +41,27 @@ def test_train_step(tmp_path: Path) -> None:
     assert row["naive_peak_mib"] > 50
     assert row["gflop"] > 0
 
-    bare("train_step.py", *tiny, "--classes=3,4", "--methods=all", "--no-memory", "--max-gib=0")
-    assert {row["method"] for row in rows(out)} > {"mmrl", "mmrlpp"}
+    bare("train_step.py", *tiny, "--classes=3", "--methods=mmrl,coop", "--no-memory", "--max-gib=0")
+    assert {row["method"] for row in rows(out)} == {"mmrl", "coop"}
     for row in rows(out):
         assert "ratio" not in row
-        assert "ours_ms" in row or row["note"].startswith("skipped"), row
+        assert row["ours_ms"] > 0
+        assert row["naive_peak_mib_predicted"] > 0
+
+
+def test_train_step_measures_every_method(tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    tiny = ("--backbone=tiny", "--repeats=1", "--threads=1", "--batch=2", "--classes=3", "--no-memory", f"--json={out}")
+    bare("train_step.py", *tiny, "--methods=all")
+    assert [row["method"] for row in rows(out)] == list(METHODS)
+    untrained = {row["method"] for row in rows(out) if row.get("note", "").startswith("skipped: no training steps")}
+    assert untrained == {"zero-shot", "linear-probe", "tip-adapter"}
+    for row in rows(out):
+        if row["method"] not in untrained:
+            assert row["naive_ms"] > 0
+            assert row["loss_error"] < 1e-4
+            assert row["gradient_error"] < 1e-4
+            assert row["gflop_ratio"] > (0.99 if row["method"] in ("tip-adapter-f", "provp") else 1.2), row["method"]
 
 
 def test_predict(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def test_a_second_sweep_in_the_same_folder_is_refused(photos: Path, backbone_fil
     def inner(left: Sequence[Run], where: Where, finish: Finish) -> None:
         code = f"from fewclip.runs import Where; from fewclip.sweep import sweep; sweep([], Where(out={where.out!r}), None)"
         said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=_env())
-        assert "Another sweep is writing to" in said.stderr
+        assert "Another process is writing to" in said.stderr
 
     sweep(runs, where, inner)
 

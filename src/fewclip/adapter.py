@@ -5,13 +5,16 @@
     README.md                   model card
 
 The configuration is written last and holds the weights' checksum: a folder without it, or with another one's weights,
-is not loaded. No pickle anywhere.
+is not loaded. Where an adapter is replaced, the new weights wait under a name made of their checksum until the new
+configuration is there, so that at every moment one of the two adapters is whole. No pickle anywhere.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +23,9 @@ from torch import Tensor
 
 from fewclip.adapter_checks import check_config
 from fewclip.card import model_card, plain
-from fewclip.errors import AdapterError
-from fewclip.files import write_json, write_tensors, write_text
+from fewclip.errors import AdapterError, OutputError
+from fewclip.files import as_json, as_tensors, clear, move, write_files
+from fewclip.outputs import only_writer
 from fewclip.reading import parse_json, read_bytes
 from fewclip.version import __version__
 
@@ -32,6 +36,20 @@ FORMAT = 1
 """Raised when an older fewclip could no longer read what this one writes; what is merely added needs no new one."""
 LARGEST = 8 << 30
 """Bytes of an adapter's weights."""
+
+
+def waiting(checksum: str) -> str:
+    """Name of weights that were written before their configuration."""
+    return f".{WEIGHTS}.{checksum}"
+
+
+OURS = (WEIGHTS, CONFIG, CARD, DRAFT, waiting("*"))
+"""Patterns of the names of an adapter's files."""
+READINGS = 3
+"""How often files that don't belong together are read again: another process may be replacing them."""
+FITTED = "give the folder that `fewclip fit` wrote."
+PATIENCE = 10.0
+"""Seconds to wait for another process that is saving to the same folder."""
 
 
 @dataclass
@@ -63,16 +81,26 @@ class AdapterConfig:
 
 
 def save_adapter(folder: str | Path, config: AdapterConfig, tensors: dict[str, Tensor]) -> None:
-    """Write an adapter into a folder; its files are replaced whole, the configuration last.
+    """Write an adapter into a folder; one that was there stays whole until the new one is.
 
     Raises:
-        OutputError: the place can't be written to.
+        OutputError: the place can't be written to, or another process goes on writing there.
     """
     folder = Path(folder)
-    data = write_tensors(folder / WEIGHTS, tensors, {"format": "pt", "method": config.method})
+    data = as_tensors(tensors, {"format": "pt", "method": config.method})
     config.weights_sha256 = hashlib.sha256(data).hexdigest()
-    write_text(folder / CARD, model_card(config, sum(t.numel() for t in tensors.values())))
-    write_json(folder / CONFIG, asdict(config))
+    card = model_card(config, sum(t.numel() for t in tensors.values())).encode(errors="backslashreplace")
+    with only_writer(folder, PATIENCE):
+        clear(folder, *OURS)
+        place = folder / (waiting(config.weights_sha256) if (folder / CONFIG).exists() else WEIGHTS)
+        write_files({place: data, folder / CARD: card, folder / CONFIG: as_json(asdict(config))})
+        try:
+            if place.name != WEIGHTS:
+                move(place, folder / WEIGHTS)
+            for stray in folder.glob(waiting("*")):
+                stray.unlink()
+        except OSError as error:
+            raise OutputError(f"Could not finish saving to {folder}: {error.strerror or error}. Save again.") from error
 
 
 def read_config(folder: str | Path) -> AdapterConfig:
@@ -88,9 +116,7 @@ def read_config(folder: str | Path) -> AdapterConfig:
         )
     path = folder / CONFIG
     if not path.is_file():
-        raise AdapterError(
-            f"{folder} is no finished adapter, {CONFIG} is missing: give the folder that `fewclip fit` wrote."
-        )
+        raise AdapterError(f"{folder} is no finished adapter, {CONFIG} is missing: {FITTED}")
     try:
         raw = parse_json(read_bytes(path))
     except (ValueError, OSError) as error:
@@ -123,21 +149,38 @@ def read_adapter(folder: str | Path) -> tuple[AdapterConfig, bytes]:
         AdapterError: no adapter there, one of a newer format, or a damaged one.
     """
     folder = Path(folder)
-    config = read_config(folder)
-    if not (folder / WEIGHTS).is_file():
-        raise AdapterError(
-            f"{folder} is no finished adapter, {WEIGHTS} is missing: give the folder that `fewclip fit` wrote."
-        )
-    try:
-        data = read_bytes(folder / WEIGHTS, LARGEST)
-    except OSError as error:
-        raise AdapterError(f"{folder / WEIGHTS} can't be read ({error.strerror}): copy the adapter again.") from error
-    if hashlib.sha256(data).hexdigest() != config.weights_sha256:
-        raise AdapterError(
-            f"{folder / WEIGHTS} is truncated or was changed: its checksum is not the one in {CONFIG}. Copy the adapter "
-            "again, or fit anew."
-        )
-    return config, data
+    for _ in range(READINGS):
+        config = read_config(folder)
+        data = _weights(folder, str(config.weights_sha256))
+        if data is not None:
+            return config, data
+    raise AdapterError(
+        f"{folder / WEIGHTS} is truncated or was changed: its checksum is not the one in {CONFIG}. Copy the adapter again, or "
+        "fit anew."
+    )
+
+
+def _weights(folder: Path, checksum: str) -> bytes | None:
+    """The bytes of the weights with this checksum; None if there are only others.
+
+    Raises:
+        AdapterError: no weights at all.
+    """
+    names = [WEIGHTS, waiting(checksum)] if re.fullmatch("[0-9a-f]{64}", checksum) else [WEIGHTS]
+    present = [folder / name for name in names if (folder / name).is_file()]
+    if not present:
+        raise AdapterError(f"{folder} is no finished adapter, {WEIGHTS} is missing: {FITTED}")
+    for place in present:
+        with suppress(FileNotFoundError):  # another process has just renamed it
+            try:
+                data = read_bytes(place, LARGEST)
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                raise AdapterError(f"{place} can't be read ({error.strerror}): copy the adapter again.") from error
+            if hashlib.sha256(data).hexdigest() == checksum:
+                return data
+    return None
 
 
 def load_adapter(folder: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:

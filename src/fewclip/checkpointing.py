@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 class Checkpoint:
     """Trained tensors, what training needs besides them, optimiser state and progress in `path`.
 
-    `run` says which run it is (method, settings, backbone, data); a checkpoint of another run is refused.
+    `run` says which run it is (method, settings, backbone, data); a checkpoint of another run is refused, or with
+    `overwrite` passed over and replaced.
     """
 
     path: Path
     run: dict[str, Any]
+    overwrite: bool = False
 
     def save(
         self, method: Method, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, progress: Progress
@@ -44,15 +46,22 @@ class Checkpoint:
         """Put a saved state back and say where it stood; None if there is none.
 
         Raises:
-            OutputError: the file is damaged, or of another run.
+            OutputError: the file is damaged, or of another run, and not to be overwritten.
         """
         from fewclip.training import Progress
 
         if not self.path.exists():
             return None
-        tensors, meta = self._read()
+        try:
+            tensors, meta = self._read()
+        except OutputError:
+            if self.overwrite:
+                return None
+            raise
         run = json.loads(json.dumps(self.run))
         if meta["run"] != run:
+            if self.overwrite:
+                return None
             changed = [key for key in run if run[key] != meta["run"].get(key)]
             raise OutputError(
                 f"{self.path} is of an unfinished run with another {', '.join(changed)}: finish that run with its own "

@@ -131,6 +131,7 @@ class FewShotClassifier:
         *,
         val: Data | Sequence[Any] | None = None,
         checkpoint: str | Path | None = None,
+        overwrite: bool = False,
     ) -> FewShotClassifier:
         """Train, and return the classifier itself.
 
@@ -141,6 +142,7 @@ class FewShotClassifier:
             val: labelled images of the same classes, for methods that choose settings by them (linear-probe: C; tip-adapter
                 and tip-adapter-f: α and β); the others refuse it. Files that are trained on are left out.
             checkpoint: a file where the state of the run is kept; a run that was interrupted goes on from it.
+            overwrite: replace a checkpoint of another run, which is refused otherwise.
 
         Raises:
             DataError: unusable data, one class only, fewer images than shots, an unreadable image.
@@ -188,7 +190,7 @@ class FewShotClassifier:
                 settings = settings.with_epochs(self.shots or most, len(batches))
                 resume = None
                 if checkpoint is not None:
-                    resume = Checkpoint(Path(checkpoint), self._identity(dataset, settings, own))
+                    resume = Checkpoint(Path(checkpoint), self._identity(dataset, settings, own), overwrite)
                 epochs = settings.epochs * self.method_.stages
                 total = epochs * len(batches) * batches.batch_size
                 with ProgressBar(self.method, epochs, total, shown=self.verbose and processes.main) as bar:

@@ -27,7 +27,7 @@ from fewclip.classifier import FewShotClassifier
 from fewclip.clip.checkpoint import fingerprint
 from fewclip.clip.prompts import Prompts
 from fewclip.errors import FewclipError, OutputError
-from fewclip.files import write_bytes, write_json
+from fewclip.files import as_json, write_files
 from fewclip.version import __version__
 
 OPSET = 18
@@ -106,6 +106,8 @@ def export(
 ) -> Exported:
     """Write `out` (.onnx), its description (.json), and with `parts` the two towers and the tokenizer.
 
+    The description is written last; where an export is replaced it is deleted first, so that a graph beside one is its own.
+
     Raises:
         OutputError: the extra is not installed, or the place can't be written to.
         ExportError: what the method computes makes no graph, or one with other answers.
@@ -148,17 +150,13 @@ def export(
         free = {"tokens": {0: classes}}
         graphs[names["text"]] = _graph(text, classifier.method, {"tokens": tokens}, free, "classes", dtype)
         error = max(error, _check(graphs[names["text"]], text, [{"tokens": tokens[:1]}, {"tokens": tokens}], dtype))
-    for path, content in graphs.items():
-        write_bytes(path, content)
-    files = list(graphs)
     if parts:
         assert classifier.clip_.tokenizer is not None
-        place = out.with_name(f"{out.stem}-tokenizer.json")
-        write_bytes(place, classifier.clip_.tokenizer.to_json().encode())
-        files.append(place)
-    place = out.with_suffix(".json")
-    write_json(place, _description(classifier, dtype, dynamic_batch, pixels))
-    return Exported([*files, place], error)
+        graphs[out.with_name(f"{out.stem}-tokenizer.json")] = classifier.clip_.tokenizer.to_json().encode()
+    about = _description(classifier, dtype, dynamic_batch, pixels)
+    files = graphs | {out.with_suffix(".json"): as_json(about)}
+    write_files(files, finish=out.with_suffix(".json"))
+    return Exported(list(files), error)
 
 
 def attention(

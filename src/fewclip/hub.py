@@ -12,7 +12,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from fewclip.adapter import CONFIG, WEIGHTS, AdapterConfig, read_config
+from torch import Tensor
+
+from fewclip.adapter import CONFIG, WEIGHTS, AdapterConfig, load_adapter, read_config
 from fewclip.card import plain
 from fewclip.clip.checkpoint import EMBEDDED, hub_id
 from fewclip.errors import AdapterError, FewclipError
@@ -51,18 +53,19 @@ def find_adapter(name: str | Path, revision: str | None = None, token: str | Non
     return fetch(repo, revision or asked or None, token), True
 
 
-def adapter_folder(
+def open_adapter(
     name: str | Path, revision: str | None = None, token: str | None = None, *, own_backbone: bool = True
-) -> Path:
-    """The folder of an adapter to load; of a fetched one, on the backbone that it names (`own_backbone`), the name is checked.
+) -> tuple[Path, AdapterConfig, dict[str, Tensor]]:
+    """The folder of an adapter, its configuration and tensors. `own_backbone`: it is for the backbone that it names.
 
     Raises:
-        AdapterError: see `find_adapter` and `check_backbone`.
+        AdapterError: see `find_adapter`, `load_adapter` and `check_backbone`.
     """
     folder, fetched = find_adapter(name, revision, token)
+    config, tensors = load_adapter(folder)
     if fetched and own_backbone:
-        check_backbone(str(name), read_config(folder))
-    return folder
+        check_backbone(str(name), config)
+    return folder, config, tensors
 
 
 def fetch(repo: str, revision: str | None = None, token: str | None = None) -> Path:

@@ -6,12 +6,12 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from fewclip.adapter import AdapterConfig, load_adapter, save_adapter
+from fewclip.adapter import AdapterConfig, save_adapter
 from fewclip.adapter_checks import build, check_settings
 from fewclip.clip.checkpoint import fingerprint
 from fewclip.clip.model import CLIP
 from fewclip.errors import AdapterError
-from fewclip.hub import adapter_folder
+from fewclip.hub import open_adapter
 from fewclip.methods import find
 from fewclip.processes import Processes
 from fewclip.training import TrainSettings
@@ -48,7 +48,7 @@ def revive(
 ) -> Kind:
     """The classifier that was kept in the folder or repository `name`; settings of a newer version that this one doesn't
     know are left out."""
-    config, tensors = load_adapter(adapter_folder(name, revision, token, own_backbone=backbone is None))
+    _, config, tensors = open_adapter(name, revision, token, own_backbone=backbone is None)
     of_method = {f.name for f in fields(find(config.method).Settings)}
     of_training = {f.name for f in fields(TrainSettings)}
     trained = {k: v for k, v in config.training.get("settings", {}).items() if k in of_training}

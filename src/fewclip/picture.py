@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from fewclip.clip.preprocess import read_image
-from fewclip.errors import OutputError
+from fewclip.files import write_bytes
 
 INK, PALE, RIGHT, WRONG, PAPER = "#1d1d1f", "#6e6e73", "#1a7f37", "#c0392b", "#ffffff"
 CELL, IMAGE, LINE, MARGIN = 196, 112, 19, 24
@@ -27,7 +28,7 @@ class Sample:
 
 
 def sheet(title: str, rows: Sequence[tuple[str, Sequence[Sample]]], path: Path) -> None:
-    """Rows of samples, each with a heading, as a PNG.
+    """Rows of samples, each with a heading, in the format that the file's name says, or else as a PNG.
 
     Raises:
         OutputError: the place can't be written to.
@@ -45,11 +46,10 @@ def sheet(title: str, rows: Sequence[tuple[str, Sequence[Sample]]], path: Path) 
         for column, sample in enumerate(samples):
             _cell(canvas, draw, MARGIN + column * CELL, y, sample)
         y += height + 6
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        canvas.save(path)
-    except OSError as error:
-        raise OutputError(f"Could not write {path}: {error.strerror or error}.") from error
+    data = io.BytesIO()
+    kind = Image.registered_extensions().get(path.suffix.lower(), "")
+    canvas.save(data, kind if kind in Image.SAVE else "PNG")
+    write_bytes(path, data.getvalue())
 
 
 def _cell(canvas: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, sample: Sample) -> None:

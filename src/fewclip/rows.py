@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fewclip.errors import DataError, OutputError
+from fewclip.files import make_folder, sync_folder
 from fewclip.reading import parse_json, read_bytes
 
 Row = dict[str, Any]
@@ -130,16 +131,18 @@ def append_rows(path: Path, rows: Sequence[Row]) -> None:
         errors="backslashreplace"
     )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            size = _whole_lines(descriptor)
+            size, missing = _whole_lines(descriptor)
+            data = missing + data
             os.ftruncate(descriptor, size)
             try:
                 written = os.pwrite(descriptor, data, size)
                 if written != len(data):
                     raise OSError(None, "no room for all of it")
                 os.fsync(descriptor)
+                sync_folder(path.parent)
             except OSError:
                 os.ftruncate(descriptor, size)
                 raise
@@ -152,13 +155,22 @@ def append_rows(path: Path, rows: Sequence[Row]) -> None:
         ) from error
 
 
-def _whole_lines(descriptor: int) -> int:
-    """Bytes up to and with the last newline: a line that was cut off by a kill is dropped."""
-    end = os.fstat(descriptor).st_size
+def _whole_lines(descriptor: int) -> tuple[int, bytes]:
+    """Bytes up to the end of the last whole line, and what is missing behind it; a line that a kill cut off is dropped.
+
+    A row without its newline is whole: no beginning of a JSON object is an object.
+    """
+    size = os.fstat(descriptor).st_size
+    end, tail = size, b""
     while end:
         start = max(0, end - 65536)
-        at = os.pread(descriptor, end - start, start).rfind(b"\n")
-        if at >= 0:
-            return start + at + 1
-        end = start
-    return 0
+        part = os.pread(descriptor, end - start, start)
+        at = part.rfind(b"\n") + 1
+        tail, end = part[at:] + tail, start + at
+        if at:
+            break
+    try:
+        json.loads(tail)
+    except ValueError:
+        return end, b""
+    return size, b"\n"

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from fewclip.ablations import variants
 from fewclip.data.benchmarks import named
-from fewclip.errors import OutputError, SettingsError
+from fewclip.errors import SettingsError
+from fewclip.files import clear
 from fewclip.methods import METHODS, find, make_settings
+from fewclip.outputs import LOCK, only_writer
 from fewclip.presets import settings_by_target, settings_for
 from fewclip.protocols import find_protocol
 from fewclip.rows import ROWS, Row, append_rows, finished_runs, read_rows
-from fewclip.runs import Run, Where, backbone, describe, read
+from fewclip.runs import ADAPTERS, UNFINISHED, Run, Where, backbone, describe, read
 from fewclip.training import TrainSettings
 
 Finish = Callable[[Run, list[Row]], None]
@@ -155,8 +156,9 @@ def sweep(runs: Sequence[Run], where: Where, executor: Executor, *, quiet: bool 
         DataError: a data set that can't be used, before anything is trained.
     """
     path = Path(where.out) / ROWS
-    with _alone(Path(where.out)):
+    with only_writer(Path(where.out)):
         finished = finished_runs(read_rows(path)) if path.exists() else set()
+        tidy(where, finished)
         wanted = {run.name: run for run in runs}
         left = [run for name, run in wanted.items() if name not in finished]
         check_data(left, where.root)
@@ -177,26 +179,12 @@ def sweep(runs: Sequence[Run], where: Where, executor: Executor, *, quiet: bool 
         return [row for row in read_rows(path) if row["run"] in wanted] if path.exists() else []
 
 
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Refuse a second sweep that writes to the same folder.
-
-    Raises:
-        OutputError
-    """
-    from filelock import FileLock, Timeout
-
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / ".lock")
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise OutputError(f"Another sweep is writing to {out}: wait for it, or choose another --out.") from None
-    except OSError as error:
-        raise OutputError(
-            f"The output folder {out} can't be used: {error.strerror or error}. Choose one that you may write to."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+def tidy(where: Where, finished: set[str]) -> None:
+    """Delete what killed sweeps left of no use: half-written files, and the state of runs that are finished."""
+    unfinished = Path(where.out, UNFINISHED)
+    clear(unfinished, "*")
+    for name in finished:
+        (unfinished / f"{name}.safetensors").unlink(missing_ok=True)
+    for left in Path(where.out, ADAPTERS).glob(f"*/{LOCK}"):
+        with only_writer(left.parent, patience=1):
+            pass

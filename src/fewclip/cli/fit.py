@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from fewclip.adapter import CARD, CONFIG, DRAFT, WEIGHTS
+from fewclip.adapter import CONFIG, OURS
 from fewclip.classifier import DEFAULT_BACKBONE, FewShotClassifier
-from fewclip.data import EMBEDDED, read_data
+from fewclip.data import EMBEDDED, Dataset, read_data
 from fewclip.data.validation import own_validation
 from fewclip.errors import OutputError
+from fewclip.files import TEMPORARY, clear
 from fewclip.methods import METHODS, check_chooses, find
+from fewclip.outputs import LOCK, only_writer
 from fewclip.processes import Processes
 from fewclip.training import TrainSettings, published_training
 
@@ -50,7 +54,7 @@ class Fit:
     device: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """cpu, cuda, cuda:1, …; by default a GPU if there is one."""
     overwrite: bool = False
-    """Replace an adapter or an unfinished run in the output folder."""
+    """Replace an adapter in the output folder, once the new one is finished, or an unfinished run of another command."""
     json: bool = False
     """Print the summary as JSON, and no progress bar."""
 
@@ -58,14 +62,37 @@ class Fit:
 def fit(arguments: list[str]) -> int:
     """Train on a few images of each class and write an adapter."""
     options, training, settings = parse(arguments)
-    val = None
-    if options.val is not None:
-        check_chooses(options.method)
-        if options.val == "split":
-            val = own_validation(lambda split: read_data(options.data, split, root=options.root))
-        else:
-            val = read_data(options.val, "val")
-    check_out(options.out, options.overwrite)
+    val = validation(options)
+    main = Processes(options.device).main
+    if options.out.exists() and not options.out.is_dir():
+        raise OutputError(f"The output {options.out} is a file: give a new folder with -o.")
+    with only_writer(options.out) if main else nullcontext():
+        check_out(options.out, options.overwrite)
+        classifier = learn(options, training, settings, val)
+        if main:
+            classifier.save(options.out)
+            (options.out / CHECKPOINT).unlink(missing_ok=True)
+    if main:
+        show(options, classifier)
+    return 0
+
+
+def validation(options: Fit) -> Dataset | None:
+    """The images of --val.
+
+    Raises:
+        SettingsError: a method that has no use for them. DataError: none there.
+    """
+    if options.val is None:
+        return None
+    check_chooses(options.method)
+    if options.val == "split":
+        return own_validation(lambda split: read_data(options.data, split, root=options.root))
+    return read_data(options.val, "val")
+
+
+def learn(options: Fit, training: TrainSettings, settings: Any, val: Dataset | None) -> FewShotClassifier:
+    """Train, from where an interrupted run of the same command stood."""
     if options.backbone == DEFAULT_BACKBONE and options.data not in EMBEDDED and not options.json:
         print(
             f"Note: the backbone {DEFAULT_BACKBONE} knows drawings of things, not photographs. For photographs add "
@@ -85,13 +112,7 @@ def fit(arguments: list[str]) -> int:
         **asdict(training),
         **asdict(settings),
     )
-    checkpoint = options.out / CHECKPOINT
-    classifier.fit(dataset, val=val, checkpoint=checkpoint)
-    if Processes(options.device).main:
-        classifier.save(options.out)
-        checkpoint.unlink(missing_ok=True)
-        show(options, classifier)
-    return 0
+    return classifier.fit(dataset, val=val, checkpoint=options.out / CHECKPOINT, overwrite=options.overwrite)
 
 
 def parse(arguments: list[str]) -> tuple[Fit, TrainSettings, Any]:
@@ -121,25 +142,21 @@ def _method(arguments: list[str]) -> str:
 
 
 def check_out(out: Path, overwrite: bool) -> None:
-    """Refuse an output folder that holds something else than an unfinished run.
+    """Refuse an output folder that holds something else than an unfinished run, or an adapter to overwrite.
 
     Raises:
         OutputError
     """
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"The output {out} is a file: give a new folder with -o.")
-    if not out.is_dir():
-        return
-    present = {p.name for p in out.iterdir() if not p.name.endswith(".tmp")}
-    if overwrite:
-        for name in (CONFIG, WEIGHTS, CARD, CHECKPOINT, DRAFT):
-            (out / name).unlink(missing_ok=True)
-        present -= {CONFIG, WEIGHTS, CARD, CHECKPOINT, DRAFT}
-    if CONFIG in present:
+    ours = (*OURS, CHECKPOINT, LOCK)
+    clear(out, *ours)
+    present = {p.name for p in out.iterdir()} if out.is_dir() else set()
+    if CONFIG in present and not overwrite:
         raise OutputError(
             f"The output folder {out} holds a finished adapter: give another with -o, or add --overwrite."
         )
-    others = sorted(present - {CHECKPOINT, WEIGHTS, CARD, DRAFT})
+    others = sorted(
+        n for n in present if not TEMPORARY.fullmatch(n) and not any(fnmatch(n, pattern) for pattern in ours)
+    )
     if others:
         raise OutputError(f"The output folder {out} is not empty, it holds {others[0]}: give a new one with -o.")
 

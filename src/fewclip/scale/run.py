@@ -10,9 +10,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from fewclip.adapter import load_adapter
 from fewclip.errors import DataError, OutputError, SettingsError
-from fewclip.hub import adapter_folder
+from fewclip.hub import open_adapter
 from fewclip.scale.arrow import arrow
 from fewclip.scale.local import Finish, Local
 from fewclip.scale.plan import Plan, write_plan
@@ -82,8 +81,7 @@ def label(
     arrow()
     if job.classes == ():
         raise DataError("classes is empty: give at least one class name.")
-    adapter = adapter_folder(job.adapter, own_backbone=job.backbone is None)
-    config, _ = load_adapter(adapter)
+    adapter, config, _ = open_adapter(job.adapter, own_backbone=job.backbone is None)
     sources = Sources(job.sources, column=job.column, id_column=job.id_column, but=out)
     work = Work(out)
     with work.alone():
