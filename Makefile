@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench bench-quick docs faults lint types install install-dev install-docs clean
+.PHONY: demo test docs bench bench-quick faults fuzz lint types install install-dev install-docs clean
 
 demo: install
 	$(BIN)/fewclip demo --out demo
 
 test: install-dev lint types
 	$(BIN)/python -m pytest
+
+fuzz: install-dev
+	$(BIN)/python tests/fuzz.py --minutes $(or $(MINUTES),10)
 
 bench: install-dev
 	$(BIN)/python benchmarks/bench.py
@@ -51,4 +54,4 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo bench site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo bench site .pytest_cache .mypy_cache .ruff_cache .hypothesis fuzz-crashes

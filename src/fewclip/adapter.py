@@ -12,7 +12,7 @@ configuration is there, so that at every moment one of the two adapters is whole
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 import re
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -21,10 +21,12 @@ from typing import Any
 
 from torch import Tensor
 
+from fewclip.adapter_checks import check_config
 from fewclip.card import model_card, plain
 from fewclip.errors import AdapterError, OutputError
 from fewclip.files import as_json, as_tensors, clear, move, write_files
 from fewclip.outputs import only_writer
+from fewclip.reading import parse_json, read_bytes
 from fewclip.version import __version__
 
 WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
@@ -32,6 +34,8 @@ DRAFT = "README.hub.md"
 """A card that `fewclip push --dry-run` wrote."""
 FORMAT = 1
 """Raised when an older fewclip could no longer read what this one writes; what is merely added needs no new one."""
+LARGEST = 8 << 30
+"""Bytes of an adapter's weights."""
 
 
 def waiting(checksum: str) -> str:
@@ -76,17 +80,6 @@ class AdapterConfig:
     format: int = FORMAT
 
 
-_KINDS: dict[str, type] = {
-    **dict.fromkeys(
-        ("method", "backbone", "backbone_fingerprint", "template", "weights_sha256", "fewclip_version"), str
-    ),
-    **dict.fromkeys(("classes", "added_classes", "train_keys"), list),
-    **dict.fromkeys(("settings", "training"), dict),
-    "format": int,
-}
-"""Of which type each value is; lists are of strings."""
-
-
 def save_adapter(folder: str | Path, config: AdapterConfig, tensors: dict[str, Tensor]) -> None:
     """Write an adapter into a folder; one that was there stays whole until the new one is.
 
@@ -96,7 +89,7 @@ def save_adapter(folder: str | Path, config: AdapterConfig, tensors: dict[str, T
     folder = Path(folder)
     data = as_tensors(tensors, {"format": "pt", "method": config.method})
     config.weights_sha256 = hashlib.sha256(data).hexdigest()
-    card = model_card(config, sum(t.numel() for t in tensors.values())).encode()
+    card = model_card(config, sum(t.numel() for t in tensors.values())).encode(errors="backslashreplace")
     with only_writer(folder, PATIENCE):
         clear(folder, *OURS)
         place = folder / (waiting(config.weights_sha256) if (folder / CONFIG).exists() else WEIGHTS)
@@ -117,7 +110,7 @@ def read_config(folder: str | Path) -> AdapterConfig:
         AdapterError: no adapter there, one of a newer format, or a damaged configuration.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise AdapterError(
             f"There is no adapter folder {folder}: give the folder that `fewclip fit … -o FOLDER` wrote."
         )
@@ -125,7 +118,7 @@ def read_config(folder: str | Path) -> AdapterConfig:
     if not path.is_file():
         raise AdapterError(f"{folder} is no finished adapter, {CONFIG} is missing: {FITTED}")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse_json(read_bytes(path))
     except (ValueError, OSError) as error:
         raise AdapterError(f"{path} can't be read ({error}): copy the adapter again, or fit anew.") from error
     if not isinstance(raw, dict) or "backbone_fingerprint" not in raw:
@@ -142,12 +135,10 @@ def read_config(folder: str | Path) -> AdapterConfig:
         config = AdapterConfig(**{key: raw[key] for key in AdapterConfig.__dataclass_fields__ if key in raw})
     except TypeError as error:
         raise AdapterError(f"{path} can't be read ({error}): copy the adapter again, or fit anew.") from error
-    for name, kind in _KINDS.items():
-        value = getattr(config, name)
-        if not isinstance(value, kind) or (isinstance(value, list) and not all(isinstance(v, str) for v in value)):
-            raise AdapterError(
-                f"{path} can't be read ({name} is {str(value)[:40]!r}): copy the adapter again, or fit anew."
-            )
+    try:
+        check_config(config)
+    except AdapterError as error:
+        raise AdapterError(f"{path} can't be read ({error}): copy the adapter again, or fit anew.") from None
     return config
 
 
@@ -181,7 +172,12 @@ def _weights(folder: Path, checksum: str) -> bytes | None:
         raise AdapterError(f"{folder} is no finished adapter, {WEIGHTS} is missing: {FITTED}")
     for place in present:
         with suppress(FileNotFoundError):  # another process has just renamed it
-            data = place.read_bytes()
+            try:
+                data = read_bytes(place, LARGEST)
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                raise AdapterError(f"{place} can't be read ({error.strerror}): copy the adapter again.") from error
             if hashlib.sha256(data).hexdigest() == checksum:
                 return data
     return None
@@ -203,10 +199,9 @@ def tensors_of(data: bytes, path: Path) -> dict[str, Tensor]:
     Raises:
         AdapterError
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
         return load(data)
-    except SafetensorError as error:
+    except Exception as error:  # a damaged file can make its reader raise anything
         raise AdapterError(f"{path} is no safetensors file ({error}): fit anew.") from error

@@ -21,13 +21,20 @@ LONGEST = 300
 """Characters of a class name; far more than any context holds."""
 
 
+UNREADABLE = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode categories that no name holds: controls and escapes, halves of characters, ends of lines and paragraphs."""
+TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Characters that turn the direction of what follows, so that a name is shown as another."""
+
+
 def key(name: str) -> str:
-    """What makes two names the same prompt: case, blanks and underscores don't count."""
-    return " ".join(name.replace("_", " ").lower().split())
+    """What makes two names the same prompt: case, blanks, underscores and how accents are composed don't count."""
+    return " ".join(unicodedata.normalize("NFC", name.replace("_", " ")).lower().split())
 
 
 def check_names(names: Sequence[str], *, where: str, known: Sequence[str] = (), repeats: bool = False) -> None:
-    """Refuse names that are empty, hold control characters, are too long, or the same prompt as another or one of `known`.
+    """Refuse names that are empty, hold control characters or turn the direction of text, are too long, or the same prompt
+    as another or one of `known`.
 
     With `repeats` names may be equal, as two pairs of ImageNet's are.
 
@@ -42,7 +49,7 @@ def check_names(names: Sequence[str], *, where: str, known: Sequence[str] = (), 
             raise PromptError(
                 f"A class name of {where} has {len(name)} characters ({name[:40]!r}…): {LONGEST} is the most."
             )
-        if not key(name) or any(unicodedata.category(c) == "Cc" for c in name):
+        if not key(name) or any(unicodedata.category(c) in UNREADABLE or c in TURNS for c in name):
             raise PromptError(
                 f"The class name {name!r} of {where} is empty or holds control characters: give it a name that can be read."
             )
@@ -73,6 +80,8 @@ def make_prompts(
         raise DataError(
             "This backbone has no tokenizer, so class names can't be read: load it with CLIP.from_pretrained."
         )
+    if not names:
+        raise PromptError("There is no class name: give at least one.")
     tokenizer.check_names(names)
     words = [name.replace("_", " ") for name in names]
 

@@ -260,6 +260,8 @@ class FewShotClassifier:
         """
         self._check_fitted()
         names = [names] if isinstance(names, str) else list(names)
+        if not names:
+            return self
         self._check_new(names)
         check_names(names, where="the classes", known=self.classes_)
         self._prompts(names)

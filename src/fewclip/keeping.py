@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from fewclip.adapter import AdapterConfig, save_adapter
+from fewclip.adapter_checks import build, check_settings
 from fewclip.clip.checkpoint import fingerprint
 from fewclip.clip.model import CLIP
 from fewclip.errors import AdapterError
@@ -50,14 +51,21 @@ def revive(
     _, config, tensors = open_adapter(name, revision, token, own_backbone=backbone is None)
     of_method = {f.name for f in fields(find(config.method).Settings)}
     of_training = {f.name for f in fields(TrainSettings)}
+    trained = {k: v for k, v in config.training.get("settings", {}).items() if k in of_training}
+    own = {k: v for k, v in config.settings.items() if k in of_method}
+    try:
+        check_settings(TrainSettings, trained)
+        check_settings(find(config.method).Settings, own)
+    except AdapterError as error:
+        raise AdapterError(f"{name} can't be used ({error}): copy the adapter again, or fit anew.") from None
     classifier = kind(
         config.method,
         config.backbone if backbone is None else backbone,
         shots=config.training.get("shots"),
         template=config.template,
         device=device,
-        **{k: v for k, v in config.training.get("settings", {}).items() if k in of_training},
-        **{k: v for k, v in config.settings.items() if k in of_method},
+        **trained,
+        **own,
     )
     classifier.load_backbone(Processes(device).device)
     found = fingerprint(classifier.clip_)
@@ -67,13 +75,10 @@ def revive(
             f"{classifier.clip_.name or 'the one given'} is another (fingerprint {found[:12]}): load it with the backbone "
             "that it was made on."
         )
-    method = find(config.method)(classifier.clip_, classifier.split_settings()[1])
     try:
-        method.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise AdapterError(
-            f"The tensors in {name} are not those of {config.method} on this backbone: {error}"
-        ) from error
+        method = build(find(config.method), classifier.clip_, classifier.split_settings()[1], tensors)
+    except AdapterError as error:
+        raise AdapterError(f"{name} can't be used ({error}): copy the adapter again, or fit anew.") from error
     classifier.method_ = method.to(classifier.clip_.device).eval().requires_grad_(False)
     classifier.template_ = config.template
     classifier.trained_classes_, classifier.added_classes_ = config.classes, config.added_classes

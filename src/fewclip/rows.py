@@ -15,10 +15,13 @@ from typing import Any
 
 from fewclip.errors import DataError, OutputError
 from fewclip.files import make_folder, sync_folder
+from fewclip.reading import parse_json, read_bytes
 
 Row = dict[str, Any]
 
 ROWS = "rows.jsonl"
+LARGEST = 2 << 30
+"""Bytes of a file of rows."""
 FIELDS = {
     "run": "name of the run, the same whenever the same thing is run",
     "row": "which of its rows this is, counted from 1",
@@ -70,7 +73,7 @@ MEASURED = ("train_seconds", "predict_seconds", "peak_memory_mb", "gpu_memory_mb
 def rows_file(place: str | Path) -> Path:
     """The file of rows of a results folder, or the file itself."""
     place = Path(place)
-    return place / ROWS if place.is_dir() or place.suffix != ".jsonl" else place
+    return place / ROWS if os.path.isdir(place) or place.suffix != ".jsonl" else place
 
 
 def read_rows(place: str | Path) -> list[Row]:
@@ -81,16 +84,21 @@ def read_rows(place: str | Path) -> list[Row]:
         DataError: no such file, or a line that is no row.
     """
     path = rows_file(place)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"There are no results at {path}: make some with `fewclip bench … --out {Path(place)}`.")
     attempts: dict[str, list[list[Row]]] = {}
-    lines = path.read_bytes().split(b"\n")
+    try:
+        lines = read_bytes(path, LARGEST).split(b"\n")
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror}.") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-            run, part, _, _ = row["run"], row["row"], row["rows"], row["status"]
+            row = parse_json(line)
+            run, part = row["run"], row["row"]
+            if [type(row[name]) for name in ("run", "row", "rows", "status")] != [str, int, int, str]:
+                raise ValueError("its head is of other types")
         except (ValueError, KeyError, TypeError) as error:
             if number == len(lines):  # no newline behind it: its writing was cut off
                 continue
@@ -101,7 +109,8 @@ def read_rows(place: str | Path) -> list[Row]:
         mine[-1].append(row)
     kept: list[Row] = []
     for mine in attempts.values():
-        complete = [rows for rows in mine if [row["row"] for row in rows] == list(range(1, rows[0]["rows"] + 1))]
+        complete = [rows for rows in mine if [row["row"] for row in rows] == list(range(1, len(rows) + 1))]
+        complete = [rows for rows in complete if rows[0]["rows"] == len(rows)]
         done = [rows for rows in complete if rows[0]["status"] == "done"]
         kept += (done or complete or [[]])[-1]
     return kept
@@ -118,7 +127,9 @@ def append_rows(path: Path, rows: Sequence[Row]) -> None:
     Raises:
         OutputError: the file can't be written to; it is as it was before.
     """
-    data = "".join(json.dumps(row, ensure_ascii=False, sort_keys=False) + "\n" for row in rows).encode()
+    data = "".join(json.dumps(row, ensure_ascii=False, sort_keys=False) + "\n" for row in rows).encode(
+        errors="backslashreplace"
+    )
     try:
         make_folder(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)

@@ -22,6 +22,7 @@ from fewclip.errors import AdapterError, DataError, FewclipError, OutputError
 from fewclip.evaluation import evaluate, without
 from fewclip.measure import PeakMemory, machine, now, versions
 from fewclip.methods import find
+from fewclip.reading import exists
 from fewclip.rows import Row
 from fewclip.templates import find_template
 
@@ -108,7 +109,7 @@ def read(name: str, split: str, root: str | None = None) -> Dataset:
     if named(name):
         return read_data(name, split, root=root)
     below = None if root is None else Path(root, name)
-    return read_data(below if below is not None and below.exists() else Path(name), split)
+    return read_data(below if below is not None and exists(below) else Path(name), split)
 
 
 @lru_cache(maxsize=2)

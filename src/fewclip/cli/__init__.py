@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -59,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fewclip: there is no command {name!r}: choose one of {', '.join(COMMANDS)}.", file=sys.stderr)
         return MISTAKE
     module = import_module(COMMANDS[name][0])
+    for stream in (sys.stdout, sys.stderr):  # a file's name need not be text, nor the terminal know all of Unicode
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         status: int = getattr(module, name)(arguments[1:])
         sys.stdout.flush()

@@ -92,10 +92,11 @@ def check_sets(options: Annotated[Check, tyro.conf.arg(name="")]) -> int:
 def show_set(options: Annotated[Show, tyro.conf.arg(name="")]) -> int:
     """A data set's classes, how many images each has, its template, and a sheet of its images."""
     from fewclip.data.summary import draw, summarise
+    from fewclip.errors import visible
 
     summary = summarise(options.name, options.root)
     print(
-        f"{summary.name}: {len(summary.classes)} classes, "
+        f"{visible(summary.name)}: {len(summary.classes)} classes, "
         + ", ".join(f"{split} {len(part):,}" for split, part in summary.splits.items())
         + f"\nTemplate: {summary.template or 'a photo of a {}. (the default)'}"
     )
@@ -148,10 +149,13 @@ def _table(rows: list[dict[str, str]]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    from fewclip.errors import visible
 
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in rows[0]:
         table.add_column(name, justify="left" if name in ("name", "class", "folder") else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*row.values())
+        table.add_row(*(Text(visible(value)) for value in row.values()))
     Console().print(table)

@@ -16,7 +16,7 @@ from fewclip.classifier import PREDICT_BATCH, FewShotClassifier
 from fewclip.cli.options import Adapter
 from fewclip.clip.preprocess import read_image
 from fewclip.data.folder import list_images
-from fewclip.errors import DataError, SettingsError
+from fewclip.errors import DataError, SettingsError, visible
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +162,8 @@ def _writer(options: Predict) -> Any:
 
     def as_text(path: Path, ranked: list[tuple[str, float]], error: str | None) -> None:
         print(
-            f"{path}  " + (f"error: {error}" if error else "  ".join(f"{name} {100 * p:.1f} %" for name, p in ranked))
+            f"{visible(str(path))}  "
+            + (f"error: {error}" if error else "  ".join(f"{name} {100 * p:.1f} %" for name, p in ranked))
         )
 
     return as_text

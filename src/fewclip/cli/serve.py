@@ -25,6 +25,8 @@ class Serve:
     """Port to listen on; 0 takes a free one."""
     token_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """File with a bearer token that clients must send; by default $FEWCLIP_TOKEN, and none without it."""
+    allow_host: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME…")] = ()
+    """Further names under which a server without a token that listens on this machine alone may be asked for."""
     backbone: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Where the adapter's backbone is now, if not under the name it had."""
     device: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
@@ -63,7 +65,7 @@ def start(options: Serve, limits: object, batching: object) -> int:
     from fewclip.serve.app import create_app
     from fewclip.serve.guard import VARIABLE, find_token
     from fewclip.serve.limits import Limits
-    from fewclip.serve.run import is_local, listen, run, url
+    from fewclip.serve.run import is_local, listen, local_names, run, url
     from fewclip.serve.server import Batching
 
     assert isinstance(limits, Limits)
@@ -71,6 +73,7 @@ def start(options: Serve, limits: object, batching: object) -> int:
     token = find_token(options.token_file)
     classifier = FewShotClassifier.load(options.adapter, backbone=options.backbone, device=options.device)
     bound = listen(options.host, options.port)
+    hosts = {*local_names(options.host, bound), *options.allow_host} if token is None and is_local(bound) else None
     if token is None and not is_local(bound):
         print(
             f"Note: {options.host} can be reached from other machines, and no token is asked for: set ${VARIABLE}, or "
@@ -86,7 +89,7 @@ def start(options: Serve, limits: object, batching: object) -> int:
         )
 
     run(
-        create_app(classifier, limits=limits, batching=batching, token=token),
+        create_app(classifier, limits=limits, batching=batching, token=token, hosts=hosts),
         bound,
         head_seconds=limits.read_seconds,
         ready=ready,

@@ -9,7 +9,7 @@ what the checkpoint says, and where nothing says it, `load` warns.
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 import re
 import warnings
 from dataclasses import fields, replace
@@ -24,6 +24,7 @@ from fewclip.clip.model import CLIP, Config
 from fewclip.clip.preprocess import Preprocess
 from fewclip.clip.tokenizer import CLIP_VOCABULARY, Tokenizer
 from fewclip.errors import BackboneError
+from fewclip.reading import parse_json, read_bytes
 
 # The models that come with the package, each a folder of config.json (a `Config`), tokenizer.json, model.safetensors.
 EMBEDDED = {"icon-clip": Path(__file__).parent / "icon_clip"}
@@ -40,6 +41,10 @@ _MEND = (
     f"Give an embedded model ({', '.join(EMBEDDED)}), the path of a local file or folder with a CLIP's weights, "
     "or a name on the Hugging Face hub such as openai/clip-vit-base-patch16."
 )
+LARGEST, LARGEST_IMAGE = 10_000_000, 4096
+"""Of any size of a CLIP, and of the side of its images."""
+_MISREAD = (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError)
+"""What comes of a config whose values are of other types than they should be."""
 _FILES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
 
 
@@ -56,13 +61,16 @@ def load(name_or_path: str, *, quick_gelu: bool | None = None) -> CLIP:
         BackboneError: nothing is found there, it can't be read, or it is no CLIP with a vision transformer.
     """
     name = str(name_or_path)
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError:  # the home of a user that there isn't
+        path = Path(name)
     try:
         if name in EMBEDDED:
             clip = _load_folder(EMBEDDED[name], quick_gelu)
-        elif name.strip() and path.is_dir():
+        elif name.strip() and os.path.isdir(path):
             clip = _load_folder(path, quick_gelu)
-        elif path.is_file():
+        elif os.path.isfile(path):
             clip = _load_file(path, quick_gelu)
         else:
             clip = _load_folder(hub.fetch(_hub_name(name), _MEND), quick_gelu)
@@ -125,7 +133,7 @@ def _load_file(path: Path, quick_gelu: bool | None) -> CLIP:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_bytes(path))
     except (ValueError, OSError) as error:
         raise BackboneError(f"{path} is no readable JSON ({error}): download or copy it again.") from error
     if not isinstance(content, dict):
@@ -150,7 +158,10 @@ def _assemble(found: weights.Weights, config: dict[str, Any], folder: Path | Non
     settings = config.get("preprocess_cfg", {})
     if folder is not None and (folder / "preprocessor_config.json").is_file() and not settings:
         settings = _json(folder / "preprocessor_config.json")
-    clip.preprocess = Preprocess.from_settings(settings, sizes.image_size)
+    try:
+        clip.preprocess = Preprocess.from_settings(settings, sizes.image_size)
+    except _MISREAD as error:
+        raise BackboneError(f"the settings of its images can't be understood ({error}): get a fresh copy.") from error
     return clip
 
 
@@ -165,7 +176,10 @@ def _own(config: dict[str, Any]) -> Config:
 def _facts(config: dict[str, Any]) -> layouts.Facts:
     for sign, read in layouts.FACTS.items():
         if sign in config:
-            return read(config)
+            try:
+                return read(config)
+            except _MISREAD as error:
+                raise BackboneError(f"its config can't be understood ({error}): get a fresh copy.") from error
     if config:
         raise BackboneError(
             f"config.json says no model_type (it holds {', '.join(list(config)[:4])}); {layouts.WANTED}."
@@ -190,6 +204,7 @@ def _activation(found: weights.Weights) -> bool:
 
 def _build(config: Config, state: dict[str, Tensor]) -> CLIP:
     """The model around the tensors, without filling it with initial values first."""
+    _check_sizes(config, len(state))
     with torch.device("meta"):
         clip = CLIP(config)
     expected = {name: value.shape for name, value in clip.state_dict().items()}
@@ -207,6 +222,26 @@ def _build(config: Config, state: dict[str, Tensor]) -> CLIP:
             raise BackboneError(f"{name} holds numbers that are not finite: the file is damaged.")
     clip.load_state_dict(state, assign=True)
     return clip.requires_grad_(False).eval()
+
+
+def _check_sizes(config: Config, tensors: int) -> None:
+    """That a model of these sizes can be made, and has no more layers than there are tensors."""
+    sizes = {field.name: getattr(config, field.name) for field in fields(Config) if field.name != "quick_gelu"}
+    if sizes["vision_mlp"] is None:
+        del sizes["vision_mlp"]
+    odd = [name for name, value in sizes.items() if type(value) is not int or not 0 < value <= LARGEST]
+    if odd:
+        raise BackboneError(f"{odd[0]} is {str(sizes[odd[0]])[:40]}, which no CLIP's is; {layouts.WANTED}.")
+    if config.vision_width % config.vision_heads or config.text_width % config.text_heads:
+        raise BackboneError(
+            f"towers {config.vision_width} and {config.text_width} wide don't divide into {config.vision_heads} and "
+            f"{config.text_heads} heads; {layouts.WANTED}."
+        )
+    if config.vision_layers + config.text_layers > tensors or config.image_size > LARGEST_IMAGE:
+        raise BackboneError(
+            f"{tensors} tensors and images of {config.image_size} pixels are no CLIP's of {config.vision_layers} and "
+            f"{config.text_layers} layers; {layouts.WANTED}."
+        )
 
 
 def _some(names: list[str]) -> str:

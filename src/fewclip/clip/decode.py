@@ -7,7 +7,9 @@ white, and leaves photos lying on their side; here they are composed onto white,
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,20 +25,27 @@ from fewclip.errors import DataError
 Source: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | Tensor"
 
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of decompression bombs
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "TGA")
+"""Pillow's formats that are read. It knows more, of which EPS starts another program, and others are rare."""
+HELPED = ("EPS", "WMF", "GRIB", "BUFR", "HDF5")
+"""Those that Pillow leaves to another program, or to a handler."""
+MAX_SCANS = 100
+"""Scans of a JPEG, each of which goes through all of its pixels, however few bytes it has. Progressive ones have about ten."""
+_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 
 
 def read_image(source: Source, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = None) -> Image.Image:
     """An RGB image from a path, the bytes of a file, a PIL image, an array or a tensor.
 
     Arrays are (H, W) or (H, W, 1|3|4), tensors (1|3|4, H, W); uint8, floats in [0, 1], or (arrays) uint16.
-    Of an animation the first frame is read. `formats`: of files only these of Pillow's formats, by default all.
+    Of an animation the first frame is read. `formats`: of files only these of Pillow's formats, by default `FORMATS`.
 
     Raises:
         DataError: it can't be read, is damaged or truncated, has more than `max_pixels` pixels, or an array's shape or
             values are none of the above. The message names the path.
     """
     if isinstance(source, Image.Image):
-        return _guard("The PIL image", lambda: _upright_rgb(source))
+        return _guard("The PIL image", lambda: _upright_rgb(_checked(source, max_pixels)))
     if isinstance(source, np.ndarray):
         return _guard("The image array", lambda: _from_array(source))
     if isinstance(source, Tensor):
@@ -46,8 +55,8 @@ def read_image(source: Source, *, max_pixels: int = MAX_PIXELS, formats: tuple[s
         return _guard(what, lambda: _decode(BytesIO(source), max_pixels, formats))
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        if not path.is_file():
-            problem = "is a folder" if path.is_dir() else "does not exist"
+        if not _is(path, os.path.isfile):
+            problem = "is a folder" if _is(path, os.path.isdir) else "does not exist"
             raise DataError(f"The image file {path} {problem}: give the path of an image.")
         return _guard(f"The image file {path}", lambda: _decode(path, max_pixels, formats))
     raise DataError(
@@ -72,16 +81,50 @@ def _guard(what: str, read: Callable[[], Image.Image]) -> Image.Image:
         raise DataError(f"{what} can't be read ({reason}): it is damaged, truncated or of no known format.") from error
 
 
+def _is(path: Path, test: Callable[[Path], bool]) -> bool:
+    try:
+        return test(path)
+    except ValueError:  # a name that no file can have
+        return False
+
+
 def _decode(file: Path | BytesIO, max_pixels: int, formats: tuple[str, ...] | None) -> Image.Image:
-    with Image.open(file, formats=formats) as image:
-        if image.width * image.height > max_pixels:
-            raise DataError(
-                f"has {image.width} × {image.height} pixels, more than the {max_pixels:,} allowed: "
-                "make it smaller, or raise max_pixels."
-            )
+    with Image.open(file, formats=_known(FORMATS if formats is None else formats)) as image:
+        _checked(image, max_pixels)
+        if image.format in ("JPEG", "MPO") and _many_scans(file):
+            raise DataError(f"is a JPEG of more than {MAX_SCANS} scans: save it anew.")
         image.load()
         rgb = _upright_rgb(image)
         return rgb.copy() if rgb is image else rgb  # so that no file stays open behind it
+
+
+@cache
+def _known(formats: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the formats that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in formats if name in Image.OPEN)
+
+
+def _checked(image: Image.Image, max_pixels: int) -> Image.Image:
+    """The image, if it is one to be decoded."""
+    if image.format in HELPED:
+        raise DataError(f"is of the format {image.format}, which only other programs read: convert it, to PNG for one.")
+    if image.width * image.height > max_pixels:
+        raise DataError(
+            f"has {image.width} × {image.height} pixels, more than the {max_pixels:,} allowed: "
+            "make it smaller, or raise max_pixels."
+        )
+    return image
+
+
+def _many_scans(file: Path | BytesIO) -> bool:
+    """Whether a JPEG has more than `MAX_SCANS`, by walking from marker to marker up to its end."""
+    data = file.getvalue() if isinstance(file, BytesIO) else file.read_bytes()
+    place, scans = 2, 0
+    while scans <= MAX_SCANS and (found := _MARKER.search(data, place)) is not None and found[1] != b"\xd9":
+        scans += found[1] == b"\xda"
+        place = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")  # to the end of its segment
+    return scans > MAX_SCANS
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:

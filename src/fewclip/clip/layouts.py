@@ -132,6 +132,8 @@ def sizes(state: dict[str, Tensor], facts: Facts) -> Config:
         BackboneError: a tensor that a CLIP must have is missing, or has no shape that a CLIP's could have.
     """
     patch = _shape(state, "visual.conv1.weight", 4)
+    if 0 in patch:
+        raise BackboneError(f"visual.conv1.weight has the shape {tuple(patch)}; {WANTED}.")
     positions, vision_width = _shape(state, "visual.positional_embedding", 2)
     vocab_size, text_width = _shape(state, "token_embedding.weight", 2)
     grid = math.isqrt(max(positions - 1, 0))

@@ -30,6 +30,9 @@ __all__ = ["MAX_PIXELS", "MEAN", "STD", "Preprocess", "Source", "read_image"]
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
+LONGEST_SIDES = 100
+"""Of an image whose sides are further than 1 to this apart, only its middle of that shape is resized, and then cropped:
+1 × 100,000 pixels would else become 224 × 22,400,000."""
 _RATIO = (3 / 4, 4 / 3)  # of CoOp's training crops
 
 
@@ -53,6 +56,9 @@ class Preprocess:
         """From Hugging Face's `preprocessor_config.json` or open_clip's `preprocess_cfg`, else CLIP's values.
 
         The size is the tower's. Warns where the settings ask for something that is not done here.
+
+        Raises:
+            ValueError, TypeError, AttributeError: settings that are none.
         """
         if settings.get("interpolation", "bicubic") != "bicubic" or settings.get("resample", 3) != 3:
             warnings.warn("The checkpoint asks for another interpolation than bicubic, which is used.", stacklevel=2)
@@ -64,9 +70,11 @@ class Preprocess:
             warnings.warn(
                 f"The checkpoint resizes images to {sorted(size)}; its tower's {image_size} is used.", stacklevel=2
             )
-        mean = settings.get("image_mean") or settings.get("mean") or MEAN
-        std = settings.get("image_std") or settings.get("std") or STD
-        return cls(image_size, _three(mean), _three(std), squash=settings.get("resize_mode") == "squash")
+        mean = _three(settings.get("image_mean") or settings.get("mean") or MEAN)
+        std = _three(settings.get("image_std") or settings.get("std") or STD)
+        if not all(abs(m) < 1e3 and 1e-3 < s < 1e3 for m, s in zip(mean, std, strict=True)):
+            raise ValueError(f"mean {mean} and standard deviation {std} of colours from 0 to 1")
+        return cls(image_size, mean, std, squash=settings.get("resize_mode") == "squash")
 
     def __call__(self, image: Source) -> Float[Tensor, "3 size size"]:
         """Shorter side to the size, central crop, normalise. Takes whatever `read_image` reads.
@@ -77,6 +85,7 @@ class Preprocess:
         image, size = read_image(image), self.image_size
         if self.squash:
             return self._normalise(_resize(image, size, size))
+        image = _middle(image)
         width, height = image.size
         short = min(width, height)
         image = _resize(image, int(size * width / short), int(size * height / short))
@@ -118,6 +127,16 @@ class Preprocess:
 def _three(values: Any) -> tuple[float, float, float]:
     red, green, blue = (float(value) for value in values)
     return red, green, blue
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    """The image, or the middle of one that is very long."""
+    width, height = image.size
+    most = LONGEST_SIDES * min(width, height)
+    if max(width, height) <= most:
+        return image
+    left, top = max(0, (width - most) // 2), max(0, (height - most) // 2)
+    return image.crop((left, top, left + min(width, most), top + min(height, most)))
 
 
 def _resize(image: Image.Image, width: int, height: int) -> Image.Image:

@@ -8,7 +8,6 @@ it would drop the end of a long class name, unseen.
 from __future__ import annotations
 
 import gzip
-import json
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fewclip.errors import BackboneError, PromptError
+from fewclip.reading import parse_json, read_bytes, read_text
 
 if TYPE_CHECKING:
     import tokenizers
@@ -72,7 +72,7 @@ class Tokenizer:
         from tokenizers import Tokenizer as Encoder
 
         try:
-            return cls(Encoder.from_file(str(path)))
+            return cls(Encoder.from_buffer(read_bytes(Path(path))))
         except BackboneError:
             raise
         except Exception as error:  # the library raises bare Exception
@@ -91,8 +91,8 @@ class Tokenizer:
         if not (folder / "vocab.json").is_file() or not (folder / "merges.txt").is_file():
             return None
         try:
-            vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-            lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+            vocabulary = parse_json(read_bytes(folder / "vocab.json"))
+            lines = read_text(folder / "merges.txt").split("\n")
             return cls(_byte_pairs(vocabulary, _pairs(lines[lines[0].startswith("#version") :])))
         except BackboneError:
             raise

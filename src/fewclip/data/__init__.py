@@ -19,6 +19,7 @@ from fewclip.data.embedded import EMBEDDED, read_embedded
 from fewclip.data.folder import SPLITS, read_folder
 from fewclip.data.hub_table import HubTable, is_hub_table, read_hub_table
 from fewclip.errors import DataError
+from fewclip.reading import exists
 
 Data = str | os.PathLike[str] | Dataset | HubTable | Mapping[str, HubTable] | Iterable[tuple[Any, str]]
 """An embedded or published name, a folder, a CSV file, a `Dataset`, a Hugging Face data set, or pairs of an image and
@@ -47,7 +48,7 @@ def read_data(data: Data, split: str = "train", *, root: str | os.PathLike[str] 
         return read_embedded(data, split)
     path = Path(data)
     benchmark = named(data) if isinstance(data, str) and os.sep not in data else None
-    if benchmark and (root is not None or os.environ.get(ROOT_VARIABLE) or not path.exists()):
+    if benchmark and (root is not None or os.environ.get(ROOT_VARIABLE) or not exists(path)):
         return read_benchmark(benchmark, find_folder(benchmark, root), split)
     if root is not None:
         raise DataError(f"A root was given, but {os.fspath(data)!r} is none of {', '.join(BENCHMARKS)}.")
@@ -57,7 +58,7 @@ def read_data(data: Data, split: str = "train", *, root: str | os.PathLike[str] 
 def _read_path(path: Path, split: str) -> Dataset:
     if path.suffix.lower() == ".csv":
         return read_csv(path, split)
-    if not path.exists():
+    if not exists(path):
         raise DataError(
             f"There is no folder {os.fspath(path)!r} and no embedded data set of that name: give a folder that "
             f"holds one folder of images per class, a CSV file, or one of {', '.join([*EMBEDDED, *BENCHMARKS])}."

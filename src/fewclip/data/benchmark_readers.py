@@ -6,7 +6,6 @@ refuses) and by `fewclip.data.checking` (which counts). Nothing is cached: what 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from fewclip.data.folder import ENDINGS
 from fewclip.data.imagenet import class_folders
 from fewclip.data.paths import check_inside, refuse_absent, some
 from fewclip.errors import DataError
+from fewclip.reading import parse_json, read_bytes, read_text
 
 ROOT_VARIABLE = "FEWCLIP_DATA"
 
@@ -87,7 +87,7 @@ def find_folder(benchmark: Benchmark, root: str | os.PathLike[str] | None = None
             f"{benchmark.directory}/ as root, or in the environment variable {ROOT_VARIABLE}."
         )
     place = Path(given)
-    if not place.is_dir():
+    if not os.path.isdir(place):
         whose = "root" if root is not None else ROOT_VARIABLE
         raise DataError(f"{place}, given as {whose}, is not a folder: give the one that holds {benchmark.directory}/.")
     below = place / benchmark.directory
@@ -120,7 +120,7 @@ def read_split_file(benchmark: Benchmark, folder: Path, split: str) -> Listing:
 
 def _parse(file: Path) -> dict[str, list[Any]]:
     try:
-        parts = json.loads(file.read_text(encoding="utf-8"))
+        parts = parse_json(read_bytes(file))
     except (OSError, ValueError) as error:
         raise DataError(f"{file} can't be read as JSON ({error}): get a fresh copy, from {SPLIT_FILES}.") from error
     if not isinstance(parts, dict) or any(not isinstance(parts.get(s), list) for s in ("train", "val", "test")):
@@ -148,7 +148,7 @@ def read_variant_lists(benchmark: Benchmark, folder: Path, split: str) -> Listin
 
 def _lines(benchmark: Benchmark, file: Path) -> list[str]:
     try:
-        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in read_text(file).splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise DataError(
             f"{file} can't be read, but it says which image of {benchmark.title} is what: get it from {benchmark.source}."

@@ -11,6 +11,7 @@ from fewclip.data.dataset import Dataset
 from fewclip.data.folder import SPLITS
 from fewclip.data.paths import check_inside, refuse_absent
 from fewclip.errors import DataError
+from fewclip.reading import read_text
 
 Row = tuple[str, str, str]
 """path, class name, split (empty without that column)"""
@@ -51,7 +52,7 @@ def read_csv(file: str | Path, split: str = "train") -> Dataset:
 
 def _rows(file: Path) -> list[Row]:
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_text(file)
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise DataError(f"{file} can't be read ({reason}): give a CSV file with the columns path and class.") from error

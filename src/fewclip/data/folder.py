@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fewclip.data.dataset import Dataset
 from fewclip.errors import DataError
+from fewclip.reading import exists
 
 ENDINGS = frozenset(
     [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif", ".avif"]
@@ -24,7 +25,7 @@ def read_folder(root: str | Path, split: str = "train") -> Dataset:
         DataError: no such folder, or nothing usable in it.
     """
     root = Path(root)
-    if not root.exists():
+    if not exists(root):
         raise DataError(f"There is no folder {root}: give a folder that holds one folder of images per class.")
     if not root.is_dir():
         raise DataError(f"{root} is a file: give a folder that holds one folder of images per class.")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from fewclip.errors import DataError
 
+LONGEST = 4096
+"""Characters of a path."""
 SHOWN = 3
 """How many of many are named in a message."""
 
@@ -20,9 +22,10 @@ def check_inside(entry: str, where: str) -> str:
         DataError: it is empty, absolute, or climbs out.
     """
     parts = re.split(r"[\\/]", entry)
-    if not entry or "\0" in entry or not parts[0] or re.fullmatch(r"[A-Za-z]:", parts[0]) or ".." in parts:
+    odd = not entry or len(entry) > LONGEST or "\0" in entry or any("\ud800" <= c <= "\udfff" for c in entry)
+    if odd or not parts[0] or re.match(r"[A-Za-z]:", parts[0]) or ".." in parts:
         raise DataError(
-            f"{where} names the image {entry!r}, which is not a path inside its folder: give paths relative to it, "
+            f"{where} names the image {entry[:LONGEST]!r}, which is not a path inside its folder: give paths relative to it, "
             "without '..'."
         )
     return entry

@@ -14,6 +14,7 @@ from fewclip.report.names import PROTOCOLS, dataset_order, method_order, method_
 from fewclip.report.scores import BySeed, number
 from fewclip.rows import Row, read_rows
 
+MOST_SHOTS = 1_000_000
 TRANSFER = ("cross-dataset", "domain-generalization")
 FIXED = ("zero-shot",)
 """Methods that no seed changes, so that one seed is enough."""
@@ -119,14 +120,31 @@ def _check(row: Row, place: str | Path) -> None:
     wrong = [
         name for name in ("protocol", "method", "source", "dataset", "split") if not isinstance(row.get(name), str)
     ]
-    wrong += [] if isinstance(row.get("seed"), int) else ["seed"]
-    wrong += [] if isinstance(row.get("shots"), (int, type(None))) else ["shots"]
-    wrong += [name for name in ("confusions", "examples") if not isinstance(row.get(name), (list, type(None)))]
+    seed, shots, accuracy = row.get("seed"), row.get("shots"), number(row.get("accuracy"))
+    wrong += [] if isinstance(seed, int) and abs(seed) < 1 << 64 else ["seed"]
+    wrong += [] if shots is None or (isinstance(shots, int) and 0 <= shots <= MOST_SHOTS) else ["shots"]
+    wrong += [] if accuracy is None or 0 <= accuracy <= 100 else ["accuracy"]
+    wrong += [] if all(_is_confusion(c) for c in _listed(row, "confusions")) else ["confusions"]
+    wrong += [] if all(_is_example(e) for e in _listed(row, "examples")) else ["examples"]
     if wrong:
         raise DataError(
             f"A row of the run {str(row['run'])!r} in {place} has no usable {', '.join(wrong)}: restore it, or delete the "
             "run's rows and run it again."
         )
+
+
+def _listed(row: Row, name: str) -> list[Any]:
+    """A list of a row; of something else, one thing that is none of its kind."""
+    value = row.get(name)
+    return [] if value is None else value if isinstance(value, list) else [None]
+
+
+def _is_confusion(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and number(value[2]) is not None
+
+
+def _is_example(value: Any) -> bool:
+    return isinstance(value, dict) and {"key", "truth", "guess"} <= value.keys()
 
 
 def collect(rows: Iterable[Row]) -> list[Group]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from fewclip.data import EMBEDDED
+from fewclip.data.benchmarks import named
 from fewclip.errors import FewclipError
 from fewclip.report.collect import Entry, Group
 from fewclip.report.names import dataset_title
@@ -145,14 +147,17 @@ def _in_turn(pictures: list[Picture], most: int) -> tuple[Picture, ...]:
 
 
 def thumbnails(root: Path | None) -> Thumbnail:
-    """Reads thumbnails of test images, where the data is there."""
+    """Reads thumbnails of test images, where the data is there: published and embedded sets, and folders below `root`. Rows
+    that somebody else wrote can name any folder, and a page is there to be shown."""
     sets: dict[str, Mapping[str, Any]] = {}
 
     def images(dataset: str) -> Mapping[str, Any]:
         try:
+            if dataset not in EMBEDDED and named(dataset) is None and not _below(root, dataset):
+                return {}
             part = read(dataset, "test", None if root is None else str(root))
             return {key: (part.images, i) for i, key in enumerate(part.keys)}
-        except (FewclipError, OSError):
+        except (FewclipError, OSError, ValueError):
             return {}
 
     def thumbnail(dataset: str, key: str) -> str | None:
@@ -167,6 +172,10 @@ def thumbnails(root: Path | None) -> Thumbnail:
             return None
 
     return thumbnail
+
+
+def _below(root: Path | None, dataset: str) -> bool:
+    return root is not None and Path(root, dataset).resolve().is_relative_to(root.resolve())
 
 
 def _data_uri(image: Any) -> str:

@@ -131,9 +131,10 @@ def comma_separated(report: Report) -> str:
 
 
 def _harmless(value: object) -> object:
-    """No formula for a spreadsheet."""
+    """One line of visible characters, and no formula for a spreadsheet."""
     if not isinstance(value, str):
         return value
+    value = _line(value)
     return f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 

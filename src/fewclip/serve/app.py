@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -36,8 +36,12 @@ def create_app(
     limits: Limits | None = None,
     batching: Batching | None = None,
     token: str | None = None,
+    hosts: Collection[str] | None = None,
 ) -> FastAPI:
-    """The application that answers for a classifier. Its model thread starts and stops with the application."""
+    """The application that answers for a classifier. Its model thread starts and stops with the application.
+
+    `token` that clients must send, if any; `hosts` under whose names it may be asked for, by default any.
+    """
     limits, batching = limits or Limits(), batching or Batching()
     model, metrics = Model(classifier), Metrics()
     server = Server(model, limits, batching, metrics)
@@ -58,7 +62,7 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.server = server
-    app.add_middleware(Guard, limits=limits, metrics=metrics, token=token)
+    app.add_middleware(Guard, limits=limits, metrics=metrics, token=token, hosts=hosts)
     if token is not None:
         _declare_token(app)
 
@@ -80,7 +84,7 @@ def create_app(
     @app.post(
         "/predict",
         response_model=r.Predictions,
-        responses=problems(400, 401, 408, 413, 415, 422, 503),
+        responses=problems(400, 401, 403, 408, 413, 415, 422, 503),
         openapi_extra={"requestBody": {"required": True, "content": body}},
     )
     async def predict(request: Request) -> Any:
@@ -91,7 +95,7 @@ def create_app(
         finally:
             metrics.request_seconds.observe(time.monotonic() - started)
 
-    @app.get("/classes", response_model=r.Classes, responses=problems(401))
+    @app.get("/classes", response_model=r.Classes, responses=problems(401, 403))
     async def classes() -> Any:
         """The classes that are known, in the order in which they came."""
         return server.classes()
@@ -99,7 +103,7 @@ def create_app(
     @app.post(
         "/classes",
         response_model=r.Classes,
-        responses=problems(400, 401, 408, 413, 415, 422, 503),
+        responses=problems(400, 401, 403, 408, 413, 415, 422, 503),
         openapi_extra={
             "requestBody": {"required": True, "content": {"application/json": {"schema": _schema(r.ClassesJSON)}}}
         },
@@ -113,7 +117,7 @@ def create_app(
         """The server runs."""
         return {"status": "ok"}
 
-    @app.get("/metrics", response_class=PlainTextResponse, responses=problems(401))
+    @app.get("/metrics", response_class=PlainTextResponse, responses=problems(401, 403))
     async def show_metrics() -> Any:
         """Counters in Prometheus' text format."""
         return Response(metrics.text(), media_type=CONTENT_TYPE)

@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import os
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,23 @@ def find_token(file: Path | None) -> str | None:
 
 
 class Guard:
-    """ASGI middleware. Counts and bounds requests; a body that is too large or comes too slowly is a 413 or 408."""
+    """ASGI middleware. Counts and bounds requests; a body that is too large or comes too slowly is a 413 or 408.
 
-    def __init__(self, app: ASGIApp, *, limits: Limits, metrics: Metrics, token: str | None = None) -> None:
+    `hosts`: names under which the server may be asked for; None: any. A page of another site could else reach a server
+    that only this machine can reach, by a name that it has let point here.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        limits: Limits,
+        metrics: Metrics,
+        token: str | None = None,
+        hosts: Collection[str] | None = None,
+    ) -> None:
         self.app, self.limits, self.metrics = app, limits, metrics
+        self.hosts = None if hosts is None else {host.lower() for host in hosts}
         self._token = None if token is None else token.encode()
         self.active = 0
 
@@ -89,12 +103,19 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> Refused | None:
         headers = Headers(scope=scope)
+        host = _name(headers.get("host", ""))
+        if self.hosts is not None and host not in self.hosts:
+            return Refused(
+                403, f"This server is not asked for as {host[:60]!r}: start it with --allow-host, or with a token."
+            )
+        if scope["method"] not in ("GET", "HEAD") and headers.get("sec-fetch-site") == "cross-site":
+            return Refused(403, "This server takes nothing that a page of another site sends.")
         if scope["path"] not in OPEN and not self._allowed(headers):
             return Refused(
                 401, "This server needs a token: Authorization: Bearer TOKEN.", headers={"WWW-Authenticate": "Bearer"}
             )
         length = headers.get("content-length", "0")
-        if length.isdigit() and int(length[:15]) > self.limits.max_body:
+        if length.isascii() and length.isdigit() and int(length[:15]) > self.limits.max_body:
             return _too_large(self.limits)
         if scope["method"] == "POST" and self.active >= self.limits.max_requests:
             return busy(f"{self.active} requests are being answered, which is the most at one time: try again.")
@@ -106,6 +127,12 @@ class Guard:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         right = hmac.compare_digest(given.strip().encode("utf-8", "replace"), self._token)
         return right and scheme.lower() == "bearer"
+
+
+def _name(host: str) -> str:
+    """A Host header without the port."""
+    bare = host.strip().lower()
+    return bare[1:].partition("]")[0] if bare.startswith("[") else bare.partition(":")[0]
 
 
 def _bounded(receive: Receive, limits: Limits) -> Receive:

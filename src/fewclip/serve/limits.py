@@ -10,13 +10,11 @@ from starlette.exceptions import HTTPException
 
 from fewclip.classes import key
 from fewclip.clip.decode import MAX_PIXELS, read_image
-from fewclip.clip.preprocess import Preprocess
-from fewclip.errors import DataError, SettingsError
+from fewclip.clip.preprocess import LONGEST_SIDES, Preprocess
+from fewclip.errors import DataError, FewclipError, SettingsError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-"""What is decoded for strangers. Pillow knows more, of which EPS would start another program."""
-LONGEST_SIDES = 100
-"""Sides as 1 to this at most: the shorter side is resized to the tower's, and the longer one with it."""
+"""What is decoded for strangers: fewer formats than for files of one's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +63,7 @@ class Refused(HTTPException):
         headers: Mapping[str, str] | None = None,
         images: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        super().__init__(status, reason, headers)
+        super().__init__(status, str(FewclipError(reason)), headers)
         self.images = list(images)
 
 

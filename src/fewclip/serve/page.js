@@ -3,7 +3,7 @@ const $ = (id) => document.getElementById(id);
 const SHOWN = 6;
 let token = "", known = [], fresh = [], image = null, turn = 0, address = "";
 
-const same = (name) => name.replaceAll("_", " ").toLowerCase().split(/\s+/).filter(Boolean).join(" ");
+const same = (name) => name.replaceAll("_", " ").normalize("NFC").toLowerCase().split(/\s+/).filter(Boolean).join(" ");
 
 function make(tag, text, className) {
   const element = document.createElement(tag);

@@ -7,8 +7,8 @@ import binascii
 import json
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.datastructures import UploadFile
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
+from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 
 from fewclip.classes import LONGEST
@@ -17,13 +17,15 @@ from fewclip.serve.limits import Limits, Refused
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST)]
 Top = Annotated[int, Field(ge=1, le=100_000, strict=True)]
 TOP = 5
+MAX_VALUES = 100_000
+"""Commas and brackets in a body of JSON: many small values would take far more memory than they have bytes."""
 
 
 class PredictJSON(BaseModel):
     """Images as base64."""
 
     model_config = ConfigDict(extra="forbid", title="PredictJSON")
-    images: Annotated[list[str], Field(min_length=1, description="files of images, each as base64")]
+    images: Annotated[list[str], FailFast(), Field(min_length=1, description="files of images, each as base64")]
     classes: Annotated[
         list[Name] | None, Field(min_length=1, description="candidates, known or new; by default the known ones")
     ] = None
@@ -34,7 +36,7 @@ class ClassesJSON(BaseModel):
     """Names to add."""
 
     model_config = ConfigDict(extra="forbid", title="ClassesJSON")
-    classes: Annotated[list[Name], Field(min_length=1, description="names of new classes")]
+    classes: Annotated[list[Name], FailFast(), Field(min_length=1, description="names of new classes")]
 
 
 class Ranked(BaseModel):
@@ -134,11 +136,14 @@ async def read_json(request: Request, body: type[Body]) -> Body:
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Refused(415, "Send application/json.")
+    data = await request.body()
+    if sum(data.count(sign) for sign in (b",", b"[", b"{")) > MAX_VALUES:
+        raise Refused(422, f"The body has more than the {MAX_VALUES:,} values allowed.")
     try:
-        return body.model_validate(json.loads(await request.body()))
+        return body.model_validate(json.loads(data))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
+        place = ".".join(str(part)[:40] for part in first["loc"])
         raise Refused(422, f"The request's {place or 'body'} is wrong: {first['msg']}.") from None
     except (ValueError, RecursionError):
         raise Refused(422, "The body is no JSON.") from None
@@ -146,23 +151,33 @@ async def read_json(request: Request, body: type[Body]) -> Body:
 
 async def _read_form(request: Request, limits: Limits) -> Asked:
     longest = limits.max_classes + limits.max_new_classes + 1
-    async with request.form(max_files=limits.max_images, max_fields=longest, max_part_size=4 * LONGEST + 16) as form:
-        unknown = set(form) - {"images", "classes", "top"}
-        if unknown:
-            raise Refused(422, f"The form has the field {sorted(unknown)[0][:40]!r}; expected images, classes, top.")
-        images: list[tuple[str | None, bytes]] = []
-        for value in form.getlist("images"):
-            if not isinstance(value, UploadFile):
-                raise Refused(422, "A field images is no file: send each image as a file with a name.")
-            images.append((_shown(value.filename), await value.read()))
-        _check_count(len(images), limits)
-        classes = [_text(value, "classes") for value in form.getlist("classes")]
-        for name in classes:
-            if not 1 <= len(name) <= LONGEST:
-                raise Refused(422, f"A class name has {len(name)} characters: 1 to {LONGEST} are expected.")
-        tops = [_text(value, "top") for value in form.getlist("top")]
+    try:
+        form = await request.form(max_files=limits.max_images, max_fields=longest, max_part_size=4 * LONGEST + 16)
+    except (ValueError, LookupError):  # such as a charset that there isn't
+        raise Refused(400, "The form can't be read: send it as UTF-8.") from None
+    try:
+        return await _as_asked(form, limits)
+    finally:
+        await form.close()
+
+
+async def _as_asked(form: FormData, limits: Limits) -> Asked:
+    unknown = set(form) - {"images", "classes", "top"}
+    if unknown:
+        raise Refused(422, f"The form has the field {sorted(unknown)[0][:40]!r}; expected images, classes, top.")
+    images: list[tuple[str | None, bytes]] = []
+    for value in form.getlist("images"):
+        if not isinstance(value, UploadFile):
+            raise Refused(422, "A field images is no file: send each image as a file with a name.")
+        images.append((_shown(value.filename), await value.read()))
+    _check_count(len(images), limits)
+    classes = [_text(value, "classes") for value in form.getlist("classes")]
+    for name in classes:
+        if not 1 <= len(name) <= LONGEST:
+            raise Refused(422, f"A class name has {len(name)} characters: 1 to {LONGEST} are expected.")
+    tops = [_text(value, "top") for value in form.getlist("top")]
     top = tops[-1] if tops else str(TOP)
-    if not (top.isascii() and top.isdigit() and 1 <= int(top[:7]) <= 100_000):
+    if not (top.isascii() and top.isdigit() and len(top) < 8 and 1 <= int(top) <= 100_000):
         raise Refused(422, f"top is {top[:20]!r}; expected a whole number from 1 to 100000.")
     return Asked(images=images, classes=tuple(classes) or None, top=int(top))
 

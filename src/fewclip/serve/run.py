@@ -14,6 +14,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fewclip.errors import SettingsError
 
+CONNECTIONS = 500
+"""Connections at one time; further ones are closed at once, so that files and sockets remain for those."""
 GRACE = 20
 """Seconds in which requests are finished after a signal to stop."""
 
@@ -93,15 +95,24 @@ class Announcing(uvicorn.Server):
             self._ready()
 
 
-def patient(seconds: float) -> type[H11Protocol]:
-    """uvicorn's protocol, which hangs up where the head of a request takes longer than so many seconds."""
+def local_names(host: str, bound: socket.socket) -> set[str]:
+    """Names under which a server that only this machine can reach is asked for."""
+    return {"localhost", "127.0.0.1", "::1", host.lower(), str(bound.getsockname()[0])}
+
+
+def patient(seconds: float, most: int = CONNECTIONS) -> type[H11Protocol]:
+    """uvicorn's protocol, which hangs up where the head of a request takes longer than so many seconds, and on more than
+    so many connections."""
 
     class Patient(H11Protocol):
         _head: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self._watch()
+            if len(self.connections) > most:
+                transport.close()
+            else:
+                self._watch()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
