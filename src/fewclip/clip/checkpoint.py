@@ -205,7 +205,7 @@ def _activation(found: weights.Weights) -> bool:
 def _build(config: Config, state: dict[str, Tensor]) -> CLIP:
     """The model around the tensors, without filling it with initial values first."""
     _check_sizes(config, len(state))
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         clip = CLIP(config)
     expected = {name: value.shape for name, value in clip.state_dict().items()}
     lacking = [name for name in expected if name not in state]
@@ -222,6 +222,13 @@ def _build(config: Config, state: dict[str, Tensor]) -> CLIP:
             raise BackboneError(f"{name} holds numbers that are not finite: the file is damaged.")
     clip.load_state_dict(state, assign=True)
     return clip.requires_grad_(False).eval()
+
+
+class _Unfilled(TorchFunctionMode):
+    """Initial values are left out: for tensors without storage they cost seconds, by importing torch's compiler."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in FILLS else func(*args, **(kwargs or {}))
 
 
 def _check_sizes(config: Config, tensors: int) -> None:
