@@ -50,3 +50,10 @@ def test_the_core_needs_five_packages() -> None:
 @pytest.mark.parametrize("code", ["import fewclip", "from fewclip.cli import main; main(['--help'])"])
 def test_nothing_heavy_at_the_start(code: str) -> None:
     run(code + "\nimport sys\nassert not {'torch', 'numpy', 'PIL', 'tyro', 'rich'} & set(sys.modules)")
+
+
+def test_loading_a_backbone_does_not_import_the_compiler() -> None:
+    """torch's compiler takes a second or more to import; tensors without storage are not to be computed with."""
+    run(
+        "from fewclip import CLIP\nCLIP.from_pretrained('icon-clip')\nimport sys\nassert 'torch._dynamo' not in sys.modules"
+    )

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from fewclip.clip import hub, layouts, weights
 from fewclip.clip.model import CLIP, Config
@@ -45,6 +46,16 @@ LARGEST, LARGEST_IMAGE = 10_000_000, 4096
 """Of any size of a CLIP, and of the side of its images."""
 _MISREAD = (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError)
 """What comes of a config whose values are of other types than they should be."""
+FILLS = {
+    Tensor.normal_,
+    Tensor.uniform_,
+    Tensor.mul,
+    Tensor.log,
+    nn.init.normal_,
+    nn.init.uniform_,
+    nn.init.kaiming_uniform_,
+}
+"""What gives parameters their initial values."""
 _FILES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
 
 
@@ -228,7 +239,10 @@ class _Unfilled(TorchFunctionMode):
     """Initial values are left out: for tensors without storage they cost seconds, by importing torch's compiler."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func in FILLS else func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func in FILLS:
+            return args[0] if args else kwargs["tensor"]
+        return (torch.empty if func is torch.randn else func)(*args, **kwargs)
 
 
 def _check_sizes(config: Config, tensors: int) -> None:
