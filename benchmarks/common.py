@@ -27,7 +27,8 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 from small import VIT_B16, small_config  # noqa: E402
 
 from fewclip.clip import kernels  # noqa: E402
-from fewclip.clip.model import CLIP, Config  # noqa: E402
+from fewclip.clip.config import Config  # noqa: E402
+from fewclip.clip.model import CLIP  # noqa: E402
 from fewclip.clip.tokenizer import Tokenizer  # noqa: E402
 
 BOT, EOT = 49406, 49407

@@ -27,7 +27,8 @@ from torch import Tensor
 
 from fewclip import FewShotClassifier
 from fewclip.clip.decode import read_image
-from fewclip.clip.model import CLIP, ImageTower
+from fewclip.clip.image_tower import ImageTower
+from fewclip.clip.model import CLIP
 from fewclip.clip.preprocess import Preprocess
 from fewclip.clip.tokenizer import Tokenizer
 from fewclip.data import loader, read_data

@@ -23,7 +23,8 @@ from common import ROOT  # noqa: F401 - puts fewclip and tests on the path
 from naive import NaiveBlock
 from torch import Tensor
 
-from fewclip.clip.model import CLIP, Block
+from fewclip.clip.layers import Block
+from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
 from fewclip.methods import METHODS, make_settings
 

@@ -32,7 +32,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from fewclip.clip.model import CLIP, Config
+from fewclip.clip.config import Config
+from fewclip.clip.model import CLIP
 
 ROOT = Path(__file__).parents[1] / "src" / "fewclip"
 

@@ -16,7 +16,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from fewclip.clip.model import CLIP, Config
+from fewclip.clip.config import Config
+from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
 from fewclip.data.loader import Batch
 from fewclip.methods import frozen

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from golden import Case, Check, Golden, GoldenStep, Place
 from torch import Tensor
 
-from fewclip.clip.model import Place as TowerPlace
 from fewclip.clip.prompts import Prompts
+from fewclip.clip.tokens import Place as TowerPlace
 from fewclip.data.loader import Batch
 from fewclip.methods import frozen
 from fewclip.methods.base import Method

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from small import small_clip
 from torch import Tensor, nn
 
-from fewclip.clip.model import CLIP, Config
+from fewclip.clip.config import Config
+from fewclip.clip.model import CLIP
 
 VOCABULARY = 49408
 

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewclip.clip.model import CLIP, Block
+from fewclip.clip.layers import Block
+from fewclip.clip.model import CLIP
 from fewclip.methods.mmrl import MMRL
 from fewclip.methods.mmrlpp import MMRLpp
 

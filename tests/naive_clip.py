@@ -17,18 +17,11 @@ from naive import NaiveBlock
 from torch import Tensor, nn
 
 from fewclip.clip.groups import TextGroups, pieces
-from fewclip.clip.model import (
-    CLIP,
-    PROJECTIONS,
-    Beside,
-    ImageEdit,
-    ImageTower,
-    Stem,
-    TextEdit,
-    TextTokens,
-    Transformer,
-)
+from fewclip.clip.image_tower import ImageTower
+from fewclip.clip.layers import PROJECTIONS, Transformer
+from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
+from fewclip.clip.tokens import Beside, ImageEdit, Stem, TextEdit, TextTokens
 
 Kind = TypeVar("Kind", bound=nn.Module)
 

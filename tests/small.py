@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewclip.clip.model import CLIP, Config
+from fewclip.clip.config import Config
+from fewclip.clip.model import CLIP
 
 BOT, EOT = 98, 99
 

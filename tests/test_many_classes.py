@@ -13,7 +13,7 @@ from small import random_tokens, small_clip
 from torch import Tensor
 
 from fewclip.classes import prompts_for
-from fewclip.clip import groups, kernels, model
+from fewclip.clip import groups, image_tower, kernels
 from fewclip.clip.prompts import Prompts
 from fewclip.clip.tokenizer import Tokenizer
 from fewclip.methods import METHODS, make_settings
@@ -45,7 +45,7 @@ def test_pieces_change_nothing(name: str, quick_gelu: bool, change: str, monkeyp
     whole = step(method, 20)
     assert len(method._text_stem.stems) == 1
     if change == "parts":
-        monkeypatch.setattr(model, "PART_BYTES", 1)
+        monkeypatch.setattr(image_tower, "PART_BYTES", 1)
     elif change == "plain torch":
         monkeypatch.setattr(kernels, "_onednn", None)
     else:

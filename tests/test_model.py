@@ -10,8 +10,8 @@ from small import BOT, EOT, random_tokens, small_clip
 from torch import Tensor
 
 from fewclip.clip.edits import Insertion
-from fewclip.clip.model import Stem, TextTokens
 from fewclip.clip.prompts import Prompts
+from fewclip.clip.tokens import Stem, TextTokens
 
 
 def plain_text(ids: Tensor, seed: int = 0) -> Tensor:

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fewclip.clip import hub, layouts, weights
-from fewclip.clip.model import CLIP, Config
+from fewclip.clip.config import Config
+from fewclip.clip.model import CLIP
 from fewclip.clip.preprocess import Preprocess
 from fewclip.clip.tokenizer import CLIP_VOCABULARY, Tokenizer
 from fewclip.errors import BackboneError

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fewclip.clip.model import TextTokens
+from fewclip.clip.tokens import TextTokens
 
 if TYPE_CHECKING:
     from jaxtyping import Float

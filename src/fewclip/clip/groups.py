@@ -26,7 +26,7 @@ from fewclip.clip.prompts import Prompts
 if TYPE_CHECKING:
     from jaxtyping import Int
 
-    from fewclip.clip.model import TextTokens
+    from fewclip.clip.tokens import TextTokens
 
 Part = TypeVar("Part")
 

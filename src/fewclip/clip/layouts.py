@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewclip.clip.model import Config
+from fewclip.clip.config import Config
 from fewclip.clip.weights import OPENAI_ENTRIES
 from fewclip.errors import BackboneError
 

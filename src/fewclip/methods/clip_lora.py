@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewclip.clip.model import CLIP, Beside, Place, Stem, TextTokens
+from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
+from fewclip.clip.tokens import Beside, Place, Stem, TextTokens
 from fewclip.errors import SettingsError
 from fewclip.methods import frozen
 from fewclip.methods.base import SCALE, unit

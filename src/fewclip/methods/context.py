@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from fewclip.clip.groups import TextGroups, pieces
-from fewclip.clip.model import CLIP, Stem, TextTokens
+from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
+from fewclip.clip.tokens import Stem, TextTokens
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

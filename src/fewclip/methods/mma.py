@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fewclip.clip.model import CLIP, Beside, Place, Stem, TextTokens
+from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
+from fewclip.clip.tokens import Beside, Place, Stem, TextTokens
 from fewclip.errors import SettingsError
 from fewclip.methods.base import unit
 from fewclip.methods.coop import coop_training

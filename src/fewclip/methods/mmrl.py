@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewclip.clip.edits import Insertion
-from fewclip.clip.model import CLIP, Stem, TextTokens
+from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
+from fewclip.clip.tokens import Stem, TextTokens
 from fewclip.errors import SettingsError
 from fewclip.methods.base import SCALE, Method, cosine_gap, unit
 

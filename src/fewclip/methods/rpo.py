@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewclip.clip.model import CLIP, TextTokens
+from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
+from fewclip.clip.tokens import TextTokens
 from fewclip.errors import SettingsError
 from fewclip.methods.base import Method, unit
 from fewclip.methods.coop import coop_training

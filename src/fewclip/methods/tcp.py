@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fewclip.clip.model import CLIP, Stem, TextTokens
+from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
+from fewclip.clip.tokens import Stem, TextTokens
 from fewclip.errors import SettingsError
 from fewclip.methods import frozen
 from fewclip.methods.base import cosine_gap, normal, unit
