@@ -56,7 +56,13 @@ def command(*arguments: str | Path) -> subprocess.Popen[bytes]:
         env={**os.environ, **paths(), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
+        preexec_fn=heed_interrupts,
     )
+
+
+def heed_interrupts() -> None:
+    """What a shell starts in the background inherits that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(ready: Callable[[], bool], seconds: float = 200) -> None:
