@@ -64,9 +64,9 @@ def published(folder: Path) -> None:
 
 
 def rows(folder: Path) -> None:
-    """results/ and shots/, as `fewclip bench` leaves them."""
+    """results/, shots/ and icons/, as `fewclip bench` leaves them."""
     finished = [r for m, base in (("zero-shot", 70.0), ("mmrl", 82.0)) for r in halves(m, "caltech101", 1, base, 75.0)]
-    for name in ("results", "shots"):
+    for name in ("results", "shots", "icons"):
         write(folder / name / "rows.jsonl", finished)
 
 
