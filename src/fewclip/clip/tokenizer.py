@@ -126,7 +126,7 @@ class Tokenizer:
         """The ids of one text, without start and end.
 
         Raises:
-            PromptError: it contains a special token, or is no text.
+            PromptError: it contains a special token, or is no text. BackboneError: the tokenizer can't be used.
         """
         if not isinstance(text, str):
             raise PromptError(f"The tokenizer was given {text!r}, a {type(text).__name__}; it takes texts.")
@@ -135,6 +135,10 @@ class Tokenizer:
             ids: list[int] = self._encoder.encode(text, add_special_tokens=False).ids
         except (UnicodeEncodeError, TypeError) as error:
             raise PromptError(f"The text {_short(text)} holds characters that are no valid Unicode.") from error
+        except (
+            Exception
+        ) as error:  # the library raises bare Exception, as for an unknown token that is not in the vocabulary
+            raise BackboneError(f"The backbone's tokenizer is damaged ({error}): download or copy it again.") from error
         if self.start in ids or self.end in ids:
             lower = text.lower()
             why = "the special token " + (START if START in lower else END)
