@@ -12,7 +12,7 @@ test: install-dev lint types
 	$(BIN)/python -m pytest
 
 fuzz: install-dev
-	$(BIN)/python tests/fuzz.py --minutes $(or $(MINUTES),10)
+	$(BIN)/python tests/support/fuzz.py --minutes $(or $(MINUTES),10)
 
 bench: install-dev
 	$(BIN)/python benchmarks/bench.py

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests" / "support")]
 
 from fewclip import FewShotClassifier  # noqa: E402
 from fewclip.clip.preprocess import read_image  # noqa: E402

@@ -1,7 +1,7 @@
 """A method's training step in two ways: ours, and as its published code computes it.
 
-The published way is the method's own file on towers that compute as published (`tests/naive_clip.py`); for MMRL and MMRL++
-it is `tests/naive.py`, which is written from the equations. Both take the method's whole step: MetaPrompt's trial steps
+The published way is the method's own file on towers that compute as published (`tests/support/naive_clip.py`); for MMRL and MMRL++
+it is `tests/support/naive.py`, which is written from the equations. Both take the method's whole step: MetaPrompt's trial steps
 and ProGrad's two gradients are in it.
 """
 

@@ -7,25 +7,15 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import numpy as np
 import pytest
 import torch
+from browser import browser as browser
+from pictures import COLOURS, WORDS, picture
 from PIL import Image
 from safetensors.torch import save_file
 from small import small_clip
 
 from fewclip.clip.model import CLIP
-
-WORDS = {
-    "vocab_size": 49408,
-    "context_length": 32,
-    "vision_width": 64,
-    "vision_heads": 1,
-    "text_width": 64,
-    "text_heads": 1,
-}
-COLOURS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}
-
 
 torch.set_num_threads(1)  # the models are tiny, and the machine may be shared
 
@@ -50,12 +40,6 @@ def other_backbone_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def backbone(backbone_file: Path) -> CLIP:
     return CLIP.from_pretrained(str(backbone_file))
-
-
-def picture(colour: tuple[int, int, int], seed: int, size: tuple[int, int] = (24, 20)) -> Image.Image:
-    """Noise around a colour."""
-    noise = np.random.default_rng(seed).integers(-40, 40, (size[1], size[0], 3))
-    return Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8))
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ class Method(nn.Module, ABC):
     trained: ClassVar[str]
     """What is trained, in a few words, for the table of methods."""
     parameters_b16: ClassVar[str] = ""
-    """How many numbers that is on ViT-B/16 with default settings; tests/test_parameters.py counts them."""
+    """How many numbers that is on ViT-B/16 with default settings; tests/methods/test_parameters.py counts them."""
     new_classes: ClassVar[str]
     """What it says of classes that it was not trained on, in a few words; empty where it can say nothing."""
     Settings: ClassVar[type]
