@@ -31,7 +31,8 @@ from fewclip.clip.image_tower import ImageTower
 from fewclip.clip.model import CLIP
 from fewclip.clip.preprocess import Preprocess
 from fewclip.clip.tokenizer import Tokenizer
-from fewclip.data import loader, read_data
+from fewclip.data import batches as loader
+from fewclip.data.read import read_data
 from fewclip.methods import find
 
 COLUMNS = ["data", "images", "epochs", "fit_s", "read", "prepare", "wait", "image", "text", "image_back", "text_back"]

@@ -32,11 +32,11 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests" / "support")]
 from small import VIT_B16  # noqa: E402
 
 from fewclip import FewShotClassifier  # noqa: E402
+from fewclip.adapters.onnx import export  # noqa: E402
 from fewclip.clip.model import CLIP  # noqa: E402
 from fewclip.clip.preprocess import Preprocess  # noqa: E402
 from fewclip.clip.tokenizer import Tokenizer  # noqa: E402
-from fewclip.data import read_data  # noqa: E402
-from fewclip.export import export  # noqa: E402
+from fewclip.data.read import read_data  # noqa: E402
 
 
 def backbone(name: str) -> str | CLIP:

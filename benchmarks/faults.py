@@ -245,7 +245,7 @@ def main() -> None:
             raise SystemExit(prepared.said)
         place.warm()
         for name in options.only.split(","):
-            if name == "predict" and find_spec("fewclip.scale") is None:
+            if name == "predict" and find_spec("fewclip.bulk") is None:
                 table.add("all", name, skipped="this fewclip has no `predict -o`")
                 continue
             trial = TRIALS[name](place)

@@ -34,7 +34,7 @@ from PIL import Image
 from fewclip import FewShotClassifier
 from fewclip.classifier import PREDICT_BATCH
 from fewclip.clip.model import CLIP
-from fewclip.data import read_data
+from fewclip.data.read import read_data
 
 SHARD = 10_000
 

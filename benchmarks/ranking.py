@@ -16,9 +16,9 @@ from statistics import correlation, mean, pstdev
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from fewclip.evaluation import harmonic_mean  # noqa: E402
+from fewclip.bench.evaluation import harmonic_mean  # noqa: E402
+from fewclip.bench.rows import read_rows  # noqa: E402
 from fewclip.report.published import lookup  # noqa: E402
-from fewclip.rows import read_rows  # noqa: E402
 
 SPLITS = ("base", "novel")
 

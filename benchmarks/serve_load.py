@@ -35,7 +35,7 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests" / "support")]
 
 from fewclip import FewShotClassifier  # noqa: E402
 from fewclip.clip.preprocess import read_image  # noqa: E402
-from fewclip.data import read_data  # noqa: E402
+from fewclip.data.read import read_data  # noqa: E402
 
 TOLERANCE = 1e-4
 

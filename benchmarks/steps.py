@@ -19,15 +19,15 @@ from naive import NaiveMMRL
 from naive_clip import naive_clip
 from torch import Tensor
 
-from fewclip.classes import prompts_for
 from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
-from fewclip.data.loader import Batch
+from fewclip.data.batches import Batch
 from fewclip.methods import METHODS, make_settings
 from fewclip.methods.base import Gradients, Loss, Method, Step
+from fewclip.methods.classes import prompts_for
 from fewclip.methods.mmrl import MMRL
-from fewclip.processes import Processes
-from fewclip.training import BatchStep, Trainer
+from fewclip.training.loop import BatchStep, Trainer
+from fewclip.training.processes import Processes
 
 SETTINGS: dict[str, dict[str, Any]] = {"tip-adapter-f": {"passes": 1}}
 NOTHING_DROPPED = 1e-9

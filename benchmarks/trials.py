@@ -18,13 +18,13 @@ from killing import Ended
 from safetensors import safe_open
 
 from fewclip import FewShotClassifier
-from fewclip.adapter import CARD, CONFIG, WEIGHTS, load_adapter, waiting
+from fewclip.adapters.disk import CARD, CONFIG, WEIGHTS, load_adapter, waiting
+from fewclip.bench.rows import MEASURED, ROWS, Row, read_rows
 from fewclip.cli import main
 from fewclip.cli.fit import CHECKPOINT
 from fewclip.errors import AdapterError, OutputError
-from fewclip.files import TEMPORARY
-from fewclip.outputs import LOCK
-from fewclip.rows import MEASURED, ROWS, Row, read_rows
+from fewclip.files.lock import LOCK
+from fewclip.files.write import TEMPORARY
 
 FINISHED = {WEIGHTS, CONFIG, CARD}
 HALF_WRITTEN = "while a file was being written"

@@ -16,8 +16,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from fewclip import CLIP, FewShotClassifier
-from fewclip.data import EMBEDDED, Dataset, read_data
-from fewclip.evaluation import choose, evaluate
+from fewclip.bench.evaluation import choose, evaluate
+from fewclip.data.dataset import Dataset
+from fewclip.data.embedded import EMBEDDED
+from fewclip.data.read import read_data
 
 PENALTIES = (0.001, 0.01, 0.1)
 

@@ -15,7 +15,8 @@ from sklearn.base import clone
 from small import VIT_B16
 
 from fewclip import FewShotClassifier
-from fewclip.adapter import CARD, CONFIG, WEIGHTS, AdapterConfig, save_adapter
+from fewclip.adapters.config import AdapterConfig
+from fewclip.adapters.disk import CARD, CONFIG, WEIGHTS, save_adapter
 from fewclip.clip.model import CLIP
 from fewclip.errors import AdapterError, DataError, FewclipError, PromptError, SettingsError
 from fewclip.methods.mmrlpp import MMRLpp, MMRLppSettings
@@ -183,7 +184,7 @@ def test_an_interrupted_save_leaves_the_old_adapter(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fewclip.files.os.fsync", full)
+    monkeypatch.setattr("fewclip.files.write.os.fsync", full)
     with pytest.raises(FewclipError, match=r"Could not write .*No space left"):
         fitted.save(tmp_path / "a")
     monkeypatch.undo()

@@ -14,24 +14,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewclip.checkpointing import Checkpoint
-from fewclip.classes import check_names, key, prompts_for
-from fewclip.clip.checkpoint import fingerprint
+from fewclip.adapters.adapter import keep, revive
+from fewclip.clip.load import fingerprint
 from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
-from fewclip.data import Data, Dataset, read_data
-from fewclip.data.examples import DatasetExamples
-from fewclip.data.loader import TrainingBatches
-from fewclip.data.matching import match
-from fewclip.data.stream import pixel_batches
+from fewclip.clip.templates import find_template
+from fewclip.data.batches import DatasetExamples, TrainingBatches, pixel_batches
+from fewclip.data.dataset import Dataset
+from fewclip.data.names import check_names, key, match
+from fewclip.data.read import Data, read_data
 from fewclip.data.validation import held_out
 from fewclip.errors import DataError, FewclipError, SettingsError
-from fewclip.keeping import keep, revive
 from fewclip.methods import check_chooses, find, make_settings
-from fewclip.processes import Processes
-from fewclip.progress import ProgressBar
-from fewclip.templates import find_template
-from fewclip.training import TrainSettings, published_training, train
+from fewclip.methods.classes import prompts_for
+from fewclip.training.checkpoint import Checkpoint
+from fewclip.training.loop import train
+from fewclip.training.processes import Processes
+from fewclip.training.progress import ProgressBar
+from fewclip.training.settings import TrainSettings, published_training
 
 DEFAULT_BACKBONE = "icon-clip"
 PREDICT_BATCH = 64
@@ -44,7 +44,7 @@ class FewShotClassifier:
         method: a name in `fewclip.methods.METHODS`.
         backbone: what `CLIP.from_pretrained` takes, or a CLIP; by default `icon-clip`, which knows drawings alone.
         shots: images of each class to train on; None takes all.
-        template: a sentence with `{}` where the class name goes, or a preset of `fewclip.templates`; by default the
+        template: a sentence with `{}` where the class name goes, or a preset of `fewclip.clip.templates`; by default the
             data set's own, else "a photo of a {}.".
         device: where to compute; by default a GPU if there is one.
         verbose: show a progress bar.
@@ -339,7 +339,7 @@ class FewShotClassifier:
     def score(self, data: Data | Sequence[Any], labels: Sequence[str] | None = None) -> float:
         """Accuracy as a share, 0 to 1, on whatever `fit` takes; the candidates are `classes_`.
 
-        Images that were trained on are not left out: `fewclip.evaluation` does that, and says more.
+        Images that were trained on are not left out: `fewclip.bench.evaluation` does that, and says more.
 
         Raises:
             DataError: unusable data, or a class that this classifier doesn't know.
@@ -444,7 +444,7 @@ class FewShotClassifier:
             DataError: results that are not of this adapter.
         """
         self._check_fitted()
-        from fewclip.push import push
+        from fewclip.adapters.push import push
 
         return push(
             self,

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from fewclip.adapter import AdapterConfig
-from fewclip.card import code, model_card
+from fewclip.adapters.card import Stated, code, model_card
+from fewclip.adapters.config import AdapterConfig
+from fewclip.bench.stated import read_results
 from fewclip.errors import DataError
-from fewclip.results import Stated, read_results
 
 CONFIG = AdapterConfig(
     method="mmrl",

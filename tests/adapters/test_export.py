@@ -19,10 +19,10 @@ import onnxruntime
 from pictures import COLOURS, picture
 
 from fewclip import FewShotClassifier
+from fewclip.adapters.onnx import ExportError, _tokens, export
 from fewclip.cli import main
 from fewclip.clip.model import CLIP
 from fewclip.errors import FewclipError
-from fewclip.export import ExportError, _tokens, export
 from fewclip.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -123,7 +123,7 @@ def test_mistakes(backbone: CLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(FewclipError, match=r"is no \.onnx file"):
         export(classifier, tmp_path / "model.pb")
     with monkeypatch.context() as patch:
-        patch.setattr("fewclip.export.find_spec", lambda name: None)
+        patch.setattr("fewclip.adapters.onnx.find_spec", lambda name: None)
         with pytest.raises(FewclipError, match=r"Exporting needs onnx: pip install 'fewclip\[export\]'\."):
             export(classifier, tmp_path / "m.onnx")
     with monkeypatch.context() as patch:

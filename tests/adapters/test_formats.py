@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from fewclip import FewShotClassifier
-from fewclip.adapter import CONFIG, FORMAT, WEIGHTS
+from fewclip.adapters.config import FORMAT
+from fewclip.adapters.disk import CONFIG, WEIGHTS
 from fewclip.clip.model import CLIP
 from fewclip.errors import AdapterError
 

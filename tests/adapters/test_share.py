@@ -20,11 +20,11 @@ from huggingface_hub import ModelCard, constants
 from pictures import picture
 
 from fewclip import FewShotClassifier
-from fewclip.adapter import CARD, CONFIG, DRAFT, WEIGHTS
+from fewclip.adapters.disk import CARD, CONFIG, DRAFT, WEIGHTS
+from fewclip.adapters.hub import MOST_BYTES
 from fewclip.cli import main
 from fewclip.clip.model import CLIP
 from fewclip.errors import AdapterError, DataError, FewclipError, OutputError
-from fewclip.hub import MOST_BYTES
 
 Capture = pytest.CaptureFixture[str]
 IMAGE = picture((200, 50, 40), 1)
@@ -184,7 +184,7 @@ def test_the_commands_that_take_an_adapter(
         used.append(classifier.classes_)
         raise FewclipError("enough")
 
-    monkeypatch.setattr("fewclip.export.export", stop)
+    monkeypatch.setattr("fewclip.adapters.onnx.export", stop)
     assert main(["export", MINE, "-o", str(tmp_path / "m.onnx"), *backbone]) == 2
     pytest.importorskip("fastapi")
     monkeypatch.setattr("fewclip.serve.app.create_app", stop)

@@ -14,19 +14,19 @@ import torch
 from pictures import COLOURS, picture
 from tiny_sets import SHARED
 
-from fewclip.ablations import ABLATIONS, variants
+from fewclip.bench.ablations import ABLATIONS, variants
+from fewclip.bench.evaluation import calibration_error, evaluate
+from fewclip.bench.presets import TABLE, settings_by_target, settings_for
+from fewclip.bench.protocols import LEARNT, PROTOCOLS, SHIFTED
+from fewclip.bench.rows import FIELDS, Row
+from fewclip.bench.run import Run, Where
+from fewclip.bench.sweep import Sweep, execute
 from fewclip.classifier import FewShotClassifier
-from fewclip.data import read_data
-from fewclip.data.benchmarks import find_benchmark
+from fewclip.data.benchmarks.table import find_benchmark
+from fewclip.data.read import read_data
 from fewclip.errors import DataError, SettingsError
-from fewclip.evaluation import calibration_error, evaluate
 from fewclip.methods import METHODS, make_settings
-from fewclip.presets import TABLE, settings_by_target, settings_for
-from fewclip.protocols import LEARNT, PROTOCOLS, SHIFTED
-from fewclip.rows import FIELDS, Row
-from fewclip.runs import Run, Where, execute
-from fewclip.sweep import Sweep
-from fewclip.training import TrainSettings
+from fewclip.training.settings import TrainSettings
 
 FAST: dict[str, Any] = {"epochs": 2, "batch_size": 4, "rep_dim": 8}
 
@@ -422,7 +422,7 @@ def test_every_variant_of_every_ablation_is_a_setting(name: str) -> None:
 
 
 def _icon_depth() -> int:
-    from fewclip.runs import backbone
+    from fewclip.bench.run import backbone
 
     config = backbone("icon-clip").config
     return min(config.vision_layers, config.text_layers)

@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 from tiny_sets import write_set
 
+from fewclip.bench.executors import Local, Ray
+from fewclip.bench.rows import MEASURED, ROWS, Row, append_rows, read_rows
+from fewclip.bench.run import Run, Where
+from fewclip.bench.sweep import Finish, Sweep, execute, sweep
 from fewclip.cli import main
 from fewclip.errors import DataError, OutputError
-from fewclip.executors import Local, Ray
-from fewclip.rows import MEASURED, ROWS, Row, append_rows, read_rows
-from fewclip.runs import Run, Where, execute
-from fewclip.sweep import Finish, Sweep, sweep
 
 SETTINGS = {"epochs": 3, "batch_size": 2, "rep_dim": 8, "checkpoint_seconds": 0.0}
 
@@ -152,7 +152,7 @@ def test_a_failed_run_leaves_the_others_and_is_tried_again(photos: Path, backbon
     for i in range(8, 12):  # the images that were missing
         for colour in photos.iterdir():
             (colour / f"{i}.png").write_bytes((colour / "0.png").read_bytes())
-    from fewclip.runs import read
+    from fewclip.bench.run import read
 
     read.cache_clear()
     tried: list[int | None] = []
@@ -171,7 +171,7 @@ def test_a_second_sweep_in_the_same_folder_is_refused(photos: Path, backbone_fil
     runs = plan(photos, backbone_file)
 
     def inner(left: Sequence[Run], where: Where, finish: Finish) -> None:
-        code = f"from fewclip.runs import Where; from fewclip.sweep import sweep; sweep([], Where(out={where.out!r}), None)"
+        code = f"from fewclip.bench.run import Where; from fewclip.bench.sweep import sweep; sweep([], Where(out={where.out!r}), None)"
         said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=_env())
         assert "Another process is writing to" in said.stderr
 

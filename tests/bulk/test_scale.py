@@ -31,12 +31,12 @@ from scaling import (
 )
 
 from fewclip import FewShotClassifier
+from fewclip.bulk import parquet
+from fewclip.bulk.plan import write_plan
+from fewclip.bulk.predictor import DEADLY, Order, Predictor, Spec
+from fewclip.bulk.sources import Sources
 from fewclip.errors import DataError
 from fewclip.methods import METHODS
-from fewclip.scale import parquet
-from fewclip.scale.plan import write_plan
-from fewclip.scale.predictor import DEADLY, Order, Predictor, Spec
-from fewclip.scale.sources import Sources
 
 __all__ = ["adapter", "folder", "small_pieces"]
 
@@ -73,7 +73,7 @@ def test_columns_of_a_row(adapter: Path, folder: Path, tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "out.parquet")
     assert table.column_names == ["path", "id", "error", "class", "probability", "top"]
     about = {key.decode(): json.loads(value) for key, value in table.schema.metadata.items()}
-    assert about["fewclip.classes"] == sorted(COLOURS)
+    assert about["fewclip.methods.classes"] == sorted(COLOURS)
     for row in table.to_pylist():
         first, second = row["top"]
         assert (row["class"], row["probability"]) == (first["class"], first["probability"])

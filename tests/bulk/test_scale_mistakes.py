@@ -22,8 +22,8 @@ from scaling import (
     small_pieces,
 )
 
+from fewclip.bulk import pieces
 from fewclip.cli import main
-from fewclip.scale import pieces
 
 __all__ = ["adapter", "folder", "small_pieces"]
 

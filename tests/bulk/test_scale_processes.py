@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from scaling import IMAGES, adapter, as_parquet, as_tar, make, pq
 
-from fewclip.scale import Done
-from fewclip.scale.local import Local
-from fewclip.scale.on_ray import Ray
-from fewclip.scale.predictor import DEADLY
+from fewclip.bulk import Done
+from fewclip.bulk.local import Local
+from fewclip.bulk.on_ray import Ray
+from fewclip.bulk.predictor import DEADLY
 
 __all__ = ["adapter"]
 SUICIDAL = """

@@ -21,9 +21,9 @@ from scaling import (
     small_pieces,
 )
 
+from fewclip.bulk.local import Finish
+from fewclip.bulk.predictor import Order, Spec
 from fewclip.errors import OutputError
-from fewclip.scale.local import Finish
-from fewclip.scale.predictor import Order, Spec
 
 __all__ = ["adapter", "folder", "small_pieces"]
 

@@ -13,10 +13,10 @@ from PIL import Image
 from tiny_sets import SHARED, put, write_set
 
 from fewclip import FewShotClassifier
+from fewclip.bench.evaluation import evaluate
 from fewclip.cli import main
 from fewclip.clip.model import CLIP
-from fewclip.data import Dataset
-from fewclip.evaluation import evaluate
+from fewclip.data.dataset import Dataset
 
 
 def test_list(capsys: Capture) -> None:

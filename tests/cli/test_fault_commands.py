@@ -20,15 +20,15 @@ from faulty import Death, Faulty, names, no_waiting_for_disks  # noqa: F401
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fewclip.adapter import CARD, CONFIG, WEIGHTS, load_adapter
+from fewclip.adapters.disk import CARD, CONFIG, WEIGHTS, load_adapter
+from fewclip.bench.rows import MEASURED, ROWS, Row, read_rows
+from fewclip.bench.run import Run, Where
+from fewclip.bench.sweep import Finish, Sweep, execute, sweep
 from fewclip.cli import main
 from fewclip.cli.fit import CHECKPOINT
 from fewclip.clip.model import CLIP
 from fewclip.errors import AdapterError, OutputError
-from fewclip.outputs import LOCK, only_writer
-from fewclip.rows import MEASURED, ROWS, Row, read_rows
-from fewclip.runs import Run, Where, execute
-from fewclip.sweep import Finish, Sweep, sweep
+from fewclip.files.lock import LOCK, only_writer
 
 FINISHED = {WEIGHTS, CONFIG, CARD}
 

@@ -11,7 +11,7 @@ from faulty import Death, Faulty, no_waiting_for_disks  # noqa: F401
 from fewclip.clip.model import CLIP
 from fewclip.errors import OutputError
 
-pytest.importorskip("fewclip.scale", reason="this fewclip has no `predict -o`")
+pytest.importorskip("fewclip.bulk", reason="this fewclip has no `predict -o`")
 scaling = pytest.importorskip("scaling", reason="the helpers of tests/support/scaling.py are not there")
 adapter, folder, small_pieces = scaling.adapter, scaling.folder, scaling.small_pieces
 

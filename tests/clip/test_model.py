@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from small import BOT, EOT, random_tokens, small_clip
 from torch import Tensor
 
-from fewclip.clip.edits import Insertion
 from fewclip.clip.prompts import Prompts
-from fewclip.clip.tokens import Stem, TextTokens
+from fewclip.clip.tokens import Insertion, Stem, TextTokens
 
 
 def plain_text(ids: Tensor, seed: int = 0) -> Tensor:

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from tiny_sets import put, wnids, write_set
 
-from fewclip.data import BENCHMARKS, Benchmark, read_benchmark, read_data
+from fewclip.data.benchmarks.readers import read_benchmark
+from fewclip.data.benchmarks.table import BENCHMARKS, Benchmark
+from fewclip.data.read import read_data
 from fewclip.errors import DataError
 
 MANY = [[f"b/{i}.jpg", 1, "b"] for i in range(9)]

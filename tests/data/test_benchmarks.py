@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from tiny_sets import SHARED, write_set
 
-from fewclip.data import BENCHMARKS, Benchmark, Dataset, find_benchmark, read_data
-from fewclip.data.benchmark_readers import list_split
-from fewclip.data.imagenet import class_folders
+from fewclip.data.benchmarks.imagenet import class_folders
+from fewclip.data.benchmarks.readers import list_split
+from fewclip.data.benchmarks.table import BENCHMARKS, Benchmark, find_benchmark
+from fewclip.data.dataset import Dataset
+from fewclip.data.read import read_data
 from fewclip.errors import DataError
 
 SPLITS = SHARED / "splits"

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fewclip.data import Dataset, from_pairs, read_data
+from fewclip.data.dataset import Dataset, few_shot
 from fewclip.data.folder import read_folder
-from fewclip.data.sampling import few_shot
+from fewclip.data.read import from_pairs, read_data
 from fewclip.errors import DataError
 
 SHARED = Path(__file__).parents[3] / "shared"

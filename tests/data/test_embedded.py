@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from fewclip import FewShotClassifier
-from fewclip.clip.checkpoint import EMBEDDED as BACKBONES
+from fewclip.bench.evaluation import choose, evaluate
+from fewclip.clip.load import EMBEDDED as BACKBONES
 from fewclip.clip.model import CLIP
 from fewclip.clip.preprocess import read_image
-from fewclip.data import EMBEDDED, read_data
-from fewclip.data.embedded import FOLDER, describe
-from fewclip.evaluation import choose, evaluate
-from fewclip.picture import Sample, sheet
+from fewclip.data.embedded import EMBEDDED, FOLDER, describe
+from fewclip.data.read import read_data
+from fewclip.data.sheet import Sample, sheet
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 from tiny_sets import put
 
-from fewclip.data import read_csv, read_data, read_hub_table
-from fewclip.data.lazy import LazyImages
+from fewclip.data.csv import read_csv
+from fewclip.data.dataset import LazyImages
+from fewclip.data.hf import read_hub_table
+from fewclip.data.read import read_data
 from fewclip.errors import DataError
 
 

@@ -18,7 +18,7 @@ from pictures import picture
 from fewclip import FewShotClassifier
 from fewclip.clip.model import CLIP
 from fewclip.methods import METHODS
-from fewclip.training import TrainSettings
+from fewclip.training.settings import TrainSettings
 
 TO_RUN = [page for page in pages() if any(block.kind for block in blocks(page))]
 MOST_EXEMPT = 0.15

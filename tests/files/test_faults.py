@@ -16,12 +16,13 @@ import torch
 from faulty import Death, Faulty, attempts, names, no_waiting_for_disks  # noqa: F401
 from torch import Tensor
 
-from fewclip.adapter import CARD, CONFIG, WEIGHTS, AdapterConfig, load_adapter, save_adapter
+from fewclip.adapters.config import AdapterConfig
+from fewclip.adapters.disk import CARD, CONFIG, WEIGHTS, load_adapter, save_adapter
+from fewclip.bench.rows import ROWS, Row, append_rows, read_rows
+from fewclip.data.sheet import Sample, sheet
 from fewclip.errors import AdapterError, OutputError
-from fewclip.files import write_bytes, write_files
-from fewclip.outputs import only_writer
-from fewclip.picture import Sample, sheet
-from fewclip.rows import ROWS, Row, append_rows, read_rows
+from fewclip.files.lock import only_writer
+from fewclip.files.write import write_bytes, write_files
 
 FINISHED = {WEIGHTS, CONFIG, CARD}
 DEATHS = ("death", "torn")
@@ -216,7 +217,7 @@ def test_two_threads_save_while_a_third_loads(tmp_path: Path) -> None:
 
 
 def test_a_save_waits_for_another_writer_and_then_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fewclip.adapter.PATIENCE", 0.05)
+    monkeypatch.setattr("fewclip.adapters.disk.PATIENCE", 0.05)
     said: list[str] = []
 
     def other() -> None:

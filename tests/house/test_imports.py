@@ -15,7 +15,7 @@ def test_the_core_needs_five_packages() -> None:
         for path in sorted((ROOT / "src/fewclip" / package).glob("*.py"))
         if path.stem != "__init__"
     ]
-    imports = "\n".join(f"import {m}" for m in [*modules, "fewclip.training", "fewclip.classifier"])
+    imports = "\n".join(f"import {m}" for m in [*modules, "fewclip.training.loop", "fewclip.classifier"])
     run(BLOCK + imports + "\nfrom fewclip import CLIP\nCLIP.from_pretrained('icon-clip')")
 
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from small import random_tokens, small_clip
 from torch import Tensor
 
-from fewclip.classes import prompts_for
 from fewclip.clip import groups, image_tower, kernels
 from fewclip.clip.prompts import Prompts
 from fewclip.clip.tokenizer import Tokenizer
 from fewclip.methods import METHODS, make_settings
+from fewclip.methods.classes import prompts_for
 from fewclip.methods.mmrl import MMRL
 
 

@@ -13,16 +13,17 @@ from PIL import Image
 from small import random_tokens, small_clip
 
 from fewclip import FewShotClassifier
-from fewclip.checkpointing import Checkpoint
-from fewclip.classes import prompts_for
 from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
 from fewclip.errors import DataError, SettingsError, TrainingError
 from fewclip.methods import METHODS, find, make_settings
+from fewclip.methods.classes import prompts_for
 from fewclip.methods.context import Slots
 from fewclip.methods.plot import PLOT
 from fewclip.methods.proda import ProDA, ProDASettings
-from fewclip.training import BatchStep, TrainSettings, published_training
+from fewclip.training.checkpoint import Checkpoint
+from fewclip.training.loop import BatchStep
+from fewclip.training.settings import TrainSettings, published_training
 
 Pairs = list[tuple[Image.Image, str]]
 SMALL: dict[str, dict[str, Any]] = {

@@ -12,10 +12,10 @@ from naive_clip import naive_clip
 from small import small_clip
 from torch import Tensor
 
-from fewclip.classes import prompts_for
 from fewclip.clip.model import CLIP
 from fewclip.clip.tokenizer import Tokenizer
 from fewclip.methods import METHODS, make_settings
+from fewclip.methods.classes import prompts_for
 
 
 @pytest.mark.parametrize(("name", "settings"), STEPS, ids=str)

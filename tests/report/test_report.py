@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from results import everything, failed, halves, row, transfers, write
 
+from fewclip.bench.rows import Row
 from fewclip.errors import DataError
 from fewclip.report import ablations, costs, layouts, published
 from fewclip.report.build import build
@@ -15,7 +16,6 @@ from fewclip.report.collect import Group, collect, load
 from fewclip.report.mistakes import confusions, sheet
 from fewclip.report.names import METHODS, PUBLISHED_AS, dataset_key, is_reference
 from fewclip.report.tables import Cell, Table
-from fewclip.rows import Row
 
 SHARED = Path(__file__).parents[3] / "shared" / "published"
 TWO_SETS = [

@@ -13,7 +13,7 @@ import pytest
 from browser import CONTRASTS
 from results import HOSTILE, everything, halves, row, write
 
-from fewclip.data import read_data
+from fewclip.data.read import read_data
 from fewclip.report.build import build
 
 pytest.importorskip("jinja2", reason="the extra report is not installed")

@@ -22,10 +22,10 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save, save_file
 
 from fewclip import FewShotClassifier
-from fewclip.adapter import CONFIG, WEIGHTS
+from fewclip.adapters.disk import CONFIG, WEIGHTS
 from fewclip.clip import weights
-from fewclip.clip.checkpoint import load
 from fewclip.clip.decode import read_image
+from fewclip.clip.load import load
 from fewclip.errors import AdapterError, BackboneError, DataError
 
 # ---- checkpoints
@@ -171,8 +171,8 @@ def test_links_and_pipes(tmp_path: Path) -> None:
     (tmp_path / "images_variant_train.txt").write_text("1 a\n")
     (tmp_path / "zero.png").symlink_to("/dev/zero")
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
-    from fewclip.data import read_data
-    from fewclip.rows import read_rows
+    from fewclip.bench.rows import read_rows
+    from fewclip.data.read import read_data
 
     for name in ("pipe.png", "zero.png", "loop.png"):
         with pytest.raises(DataError, match="does not exist: give the path of an image"):

@@ -6,13 +6,13 @@ import ast
 import re
 from pathlib import Path
 
-from fewclip.adapter import LARGEST as WEIGHTS
-from fewclip.classes import LONGEST
-from fewclip.clip import checkpoint, decode, preprocess, weights
+from fewclip.adapters.disk import LARGEST as WEIGHTS
+from fewclip.clip import decode, load, preprocess, weights
 from fewclip.clip.decode import MAX_PIXELS
 from fewclip.data import paths
+from fewclip.data.names import LONGEST
 from fewclip.errors import LONGEST as MESSAGE
-from fewclip.reading import MOST
+from fewclip.files.read import MOST
 
 SERVED = 7
 PAGE = Path(__file__).parents[2] / "docs" / "security.md"
@@ -57,8 +57,8 @@ def test_the_limits_are_those_of_the_code() -> None:
         MESSAGE,
         paths.LONGEST,
         weights.MOST_TENSORS,
-        checkpoint.LARGEST,
-        checkpoint.LARGEST_IMAGE,
+        load.LARGEST,
+        load.LARGEST_IMAGE,
     ):
         assert f"{number:,}" in THREATS, number
     assert f"{decode.MAX_SCANS} scans" in THREATS

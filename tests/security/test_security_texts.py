@@ -18,16 +18,17 @@ from results import halves, row, write
 from tiny_sets import put
 
 from fewclip import FewShotClassifier
-from fewclip.classes import check_names, key
+from fewclip.bench.rows import read_rows
 from fewclip.cli import main
 from fewclip.clip.model import CLIP
-from fewclip.data import read_csv, read_data
+from fewclip.data.csv import read_csv
+from fewclip.data.names import check_names, key
+from fewclip.data.read import read_data
 from fewclip.errors import LONGEST, DataError, FewclipError, PromptError, visible
 from fewclip.report.build import build
 from fewclip.report.collect import load
 from fewclip.report.html import page
 from fewclip.report.text import comma_separated, latex, markdown
-from fewclip.rows import read_rows
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J"
 Capture = pytest.CaptureFixture[str]

@@ -17,8 +17,8 @@ from mutations import NAMES, Seeds, altered, json_like, like
 from PIL import Image
 
 from fewclip import FewShotClassifier
-from fewclip.adapter import CONFIG, WEIGHTS
-from fewclip.clip import checkpoint, weights
+from fewclip.adapters.disk import CONFIG, WEIGHTS
+from fewclip.clip import load, weights
 from fewclip.clip.decode import read_image
 from fewclip.clip.preprocess import Preprocess
 from fewclip.clip.tokenizer import Tokenizer
@@ -126,7 +126,7 @@ def folders() -> st.SearchStrategy[dict[str, bytes]]:
 def read_folder(case: dict[str, bytes], place: Path) -> None:
     for name, data in case.items():
         (place / name).write_bytes(data)
-    clip = checkpoint.load(str(place))
+    clip = load.load(str(place))
     assert clip.tokenizer is not None
     assert clip.preprocess is not None
     clip.preprocess(Image.new("RGB", (20, 30)))

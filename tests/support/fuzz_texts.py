@@ -18,7 +18,7 @@ from mutations import NAMES, TEXT, Seeds, altered, json_like, like
 from fewclip import FewShotClassifier
 from fewclip.clip.decode import read_image
 from fewclip.clip.tokenizer import Tokenizer
-from fewclip.data import read_data
+from fewclip.data.read import read_data
 from fewclip.errors import FewclipError
 
 # ---- data
@@ -130,7 +130,8 @@ def texts() -> st.SearchStrategy[list[str]]:
 
 
 def read_names(case: list[str], place: Path) -> None:
-    from fewclip.classes import check_names, make_prompts
+    from fewclip.data.names import check_names
+    from fewclip.methods.classes import make_prompts
 
     check_names(case, where="the test")
     prompts = make_prompts(case, "a photo of a {}.", tokenizer(), 77)

@@ -19,11 +19,11 @@ from torch import Tensor
 from fewclip.clip.config import Config
 from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
-from fewclip.data.loader import Batch
+from fewclip.data.batches import Batch
 from fewclip.methods import frozen
 from fewclip.methods.base import Gradients, Loss, Method
-from fewclip.processes import Processes
-from fewclip.training import BatchStep, Trainer
+from fewclip.training.loop import BatchStep, Trainer
+from fewclip.training.processes import Processes
 
 Place = tuple[str, "int | tuple[int, ...] | None"]
 """One of our parameters, and the row of it where ours stacks what the reference keeps apart."""

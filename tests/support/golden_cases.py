@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fewclip.clip.prompts import Prompts
 from fewclip.clip.tokens import Place as TowerPlace
-from fewclip.data.loader import Batch
+from fewclip.data.batches import Batch
 from fewclip.methods import frozen
 from fewclip.methods.base import Method
 from fewclip.methods.clip_adapter import CLIPAdapter, CLIPAdapterSettings
@@ -39,7 +39,7 @@ from fewclip.methods.rpo import RPO, RPOSettings
 from fewclip.methods.tcp import TCP, TCPSettings
 from fewclip.methods.tip_adapter import TipAdapter, TipAdapterF, TipAdapterSettings
 from fewclip.methods.zero_shot import ZeroShot, ZeroShotSettings
-from fewclip.training import TrainSettings, learning_rate
+from fewclip.training.settings import TrainSettings, learning_rate
 
 
 class MMRLCase(Case):

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fewclip.rows import FIELDS, Row
+from fewclip.bench.rows import FIELDS, Row
 
 HOSTILE = '<script>alert("x")</script>'
 

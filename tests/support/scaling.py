@@ -13,9 +13,9 @@ import pytest
 from pictures import COLOURS, picture
 
 from fewclip import FewShotClassifier
-from fewclip.scale import Done, Job, label, parquet, pieces, sources, tars
-from fewclip.scale.local import Finish
-from fewclip.scale.predictor import Order, Predictor, Spec
+from fewclip.bulk import Done, Job, label, parquet, pieces, sources, tars
+from fewclip.bulk.local import Finish
+from fewclip.bulk.predictor import Order, Predictor, Spec
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'fewclip[scale]'")
 pq = pytest.importorskip("pyarrow.parquet")

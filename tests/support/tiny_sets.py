@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from fewclip.data import BENCHMARKS, Benchmark
+from fewclip.data.benchmarks.table import BENCHMARKS, Benchmark
 
 SHARED = Path(os.environ.get("FEWCLIP_SHARED", Path(__file__).parents[3] / "shared"))
 
@@ -76,7 +76,7 @@ def _variant_lists(benchmark: Benchmark, folder: Path) -> None:
 
 def wnids(members: str = "all") -> list[str]:
     """Class folders of ImageNet and its variants, from the shared facts' own copy in the package."""
-    table = Path(__file__).parents[2] / "src" / "fewclip" / "data" / "imagenet_classes.csv"
+    table = Path(__file__).parents[2] / "src" / "fewclip" / "data" / "benchmarks" / "imagenet_classes.csv"
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     if members == "numbers":

@@ -17,16 +17,17 @@ from PIL import Image
 from safetensors.torch import load_file
 from small import random_tokens, small_clip
 
-from fewclip.checkpointing import Checkpoint
 from fewclip.classifier import FewShotClassifier
 from fewclip.clip.model import CLIP
 from fewclip.clip.preprocess import Preprocess
 from fewclip.clip.prompts import Prompts
-from fewclip.data import from_pairs
-from fewclip.data.loader import DecodedImages, TrainingBatches
+from fewclip.data.batches import DecodedImages, TrainingBatches
+from fewclip.data.read import from_pairs
 from fewclip.errors import OutputError, SettingsError, TrainingError
 from fewclip.methods.mmrl import MMRL, MMRLSettings
-from fewclip.training import TrainSettings, autocast_dtype, learning_rate, train
+from fewclip.training.checkpoint import Checkpoint
+from fewclip.training.loop import train
+from fewclip.training.settings import TrainSettings, autocast_dtype, learning_rate
 
 SCHEDULES = Path(__file__).parents[3] / "shared" / "published" / "lr_schedules.csv"
 KNOWN = [1e-5, 1e-3, 9.755283e-4, 9.045085e-4, 7.938926e-4, 6.545085e-4, 5e-4, 3.454915e-4, 2.061074e-4, 9.549150e-5]

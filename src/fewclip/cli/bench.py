@@ -10,13 +10,13 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from fewclip.ablations import ABLATIONS
+from fewclip.bench.ablations import ABLATIONS
+from fewclip.bench.executors import Local, Ray
+from fewclip.bench.presets import PRESETS
+from fewclip.bench.run import Where
+from fewclip.bench.sweep import Sweep, sweep
 from fewclip.classifier import DEFAULT_BACKBONE
 from fewclip.errors import SettingsError
-from fewclip.executors import Local, Ray
-from fewclip.presets import PRESETS
-from fewclip.runs import Where
-from fewclip.sweep import Sweep, sweep
 
 
 @dataclass(frozen=True, kw_only=True)

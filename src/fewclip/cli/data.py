@@ -70,8 +70,8 @@ def list_sets(options: Annotated[List, tyro.conf.arg(name="")] = List()) -> int:
 def check_sets(options: Annotated[Check, tyro.conf.arg(name="")]) -> int:
     """What of the published data sets is there, what is missing, and where it comes from. Exit status 1 if anything that
     was asked for is missing or damaged."""
-    from fewclip.data.benchmarks import TABLE, find_benchmark
-    from fewclip.data.checking import check
+    from fewclip.data.benchmarks.check import check
+    from fewclip.data.benchmarks.table import TABLE, find_benchmark
     from fewclip.errors import DataError
 
     if not options.root.is_dir():
@@ -126,7 +126,7 @@ def _embedded() -> list[dict[str, Any]]:
 
 
 def _published() -> list[dict[str, Any]]:
-    from fewclip.data.benchmarks import TABLE
+    from fewclip.data.benchmarks.table import TABLE
 
     return [
         {"name": b.key, "classes": b.classes}

@@ -14,14 +14,15 @@ from typing import Any
 
 import tyro
 
+from fewclip.bench.evaluation import choose, evaluate, harmonic_mean
 from fewclip.classifier import DEFAULT_BACKBONE, FewShotClassifier
 from fewclip.clip.model import CLIP
-from fewclip.data import Dataset, read_data
+from fewclip.data.dataset import Dataset
+from fewclip.data.read import read_data
+from fewclip.data.sheet import Sample, sheet
 from fewclip.errors import DataError, SettingsError
-from fewclip.evaluation import choose, evaluate, harmonic_mean
-from fewclip.files import write_json, write_text
+from fewclip.files.write import write_json, write_text
 from fewclip.methods import METHODS
-from fewclip.picture import Sample, sheet
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "zero-shot": {},

@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 
 import tyro
 
+from fewclip.bench.evaluation import choose, evaluate, without
 from fewclip.classifier import FewShotClassifier
 from fewclip.cli.options import Adapter
-from fewclip.data import read_data
-from fewclip.evaluation import choose, evaluate, without
+from fewclip.data.read import read_data
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,8 +33,8 @@ class Export:
 def export(arguments: list[str]) -> int:
     """Write an adapter as an ONNX graph from pixels to probabilities, which needs neither fewclip nor torch."""
     options = tyro.cli(Export, prog="fewclip export", description=export.__doc__, args=arguments)
+    from fewclip.adapters.onnx import export as write
     from fewclip.classifier import FewShotClassifier
-    from fewclip.export import export as write
 
     classifier = FewShotClassifier.load(options.adapter, backbone=options.backbone, device="cpu")
     if options.classes:

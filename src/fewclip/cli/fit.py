@@ -12,16 +12,18 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from fewclip.adapter import CONFIG, OURS
+from fewclip.adapters.disk import CONFIG, OURS
 from fewclip.classifier import DEFAULT_BACKBONE, FewShotClassifier
-from fewclip.data import EMBEDDED, Dataset, read_data
+from fewclip.data.dataset import Dataset
+from fewclip.data.embedded import EMBEDDED
+from fewclip.data.read import read_data
 from fewclip.data.validation import own_validation
 from fewclip.errors import OutputError
-from fewclip.files import TEMPORARY, clear
+from fewclip.files.lock import LOCK, only_writer
+from fewclip.files.write import TEMPORARY, clear
 from fewclip.methods import METHODS, check_chooses, find
-from fewclip.outputs import LOCK, only_writer
-from fewclip.processes import Processes
-from fewclip.training import TrainSettings, published_training
+from fewclip.training.processes import Processes
+from fewclip.training.settings import TrainSettings, published_training
 
 CHECKPOINT = "checkpoint.safetensors"
 

@@ -42,7 +42,7 @@ def methods(arguments: list[str]) -> int:
 
 def backbones(arguments: list[str]) -> int:
     """The CLIP models that can be adapted."""
-    from fewclip.clip.checkpoint import ALIASES, EMBEDDED
+    from fewclip.clip.load import ALIASES, EMBEDDED
 
     rows = [{"name": name, "where": "embedded", "what": "a small CLIP of icons (docs/icons.md)"} for name in EMBEDDED]
     rows += [{"name": name, "where": "hub", "what": hub} for name, hub in ALIASES.items()]

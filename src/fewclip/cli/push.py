@@ -40,9 +40,9 @@ class Push:
 def push(arguments: list[str]) -> int:
     """Put an adapter with a model card on the Hugging Face hub."""
     options = tyro.cli(Push, prog="fewclip push", description=push.__doc__, args=arguments)
-    from fewclip.adapter import CARD, CONFIG, DRAFT
-    from fewclip.files import write_bytes
-    from fewclip.push import pack, upload
+    from fewclip.adapters.disk import CARD, CONFIG, DRAFT
+    from fewclip.adapters.push import pack, upload
+    from fewclip.files.write import write_bytes
 
     package = pack(
         options.adapter,

@@ -31,7 +31,7 @@ def report(arguments: list[str]) -> int:
     numbers stand beside ours where there are any."""
     options = tyro.cli(Options, prog="fewclip report", description=report.__doc__, args=arguments)
     from fewclip.errors import OutputError
-    from fewclip.files import write_text
+    from fewclip.files.write import write_text
     from fewclip.report.build import TITLE, build
     from fewclip.report.collect import load
 

@@ -70,14 +70,14 @@ class CLIP(TextTower):
     def from_pretrained(
         cls, name_or_path: str, *, device: str | torch.device = "cpu", quick_gelu: bool | None = None
     ) -> CLIP:
-        """A frozen CLIP by embedded name, hub name, or local file or folder. See `fewclip.clip.checkpoint.load`.
+        """A frozen CLIP by embedded name, hub name, or local file or folder. See `fewclip.clip.load.load`.
 
         `quick_gelu` states the activation where a file doesn't (None: as the checkpoint says).
 
         Raises:
             fewclip.errors.BackboneError: nothing is found there, or it is no CLIP with a vision transformer.
         """
-        from fewclip.clip.checkpoint import load
+        from fewclip.clip.load import load
 
         return load(name_or_path, quick_gelu=quick_gelu).to(device)
 

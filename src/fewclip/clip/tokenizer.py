@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fewclip.errors import BackboneError, PromptError
-from fewclip.reading import parse_json, read_bytes, read_text
+from fewclip.files.read import parse_json, read_bytes, read_text
 
 if TYPE_CHECKING:
     import tokenizers

@@ -2,15 +2,57 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fewclip.data.lazy import LazyImages
-from fewclip.data.matching import match
-from fewclip.data.sampling import few_shot, few_shot_and_val
+from fewclip.data.names import match
 from fewclip.errors import DataError
+
+
+class LazyImages(Sequence[Any]):
+    """`make(row)` for each of `rows`."""
+
+    def __init__(self, make: Callable[[int], Any], rows: Sequence[int]) -> None:
+        self.make, self.rows = make, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.take(range(len(self))[index]) if isinstance(index, slice) else self.make(self.rows[index])
+
+    def take(self, indices: Sequence[int]) -> LazyImages:
+        """These images, in this order, still to be made."""
+        return LazyImages(self.make, [self.rows[i] for i in indices])
+
+
+VAL_SHOTS = 4
+"""The most validation images of a class that the published code picks."""
+
+
+def few_shot(labels: Sequence[int], shots: int, seed: int, rng: random.Random | None = None) -> list[int]:
+    """Indices of `shots` images of each class, or all of a class that has fewer.
+
+    Classes come in the order of their first appearance, and each draws from Python's generator seeded with `seed`, or
+    from `rng`, which goes on from where it stands.
+    """
+    rng = rng or random.Random(seed)
+    by_label: dict[int, list[int]] = {}
+    for index, label in enumerate(labels):
+        by_label.setdefault(label, []).append(index)
+    picks: list[int] = []
+    for indices in by_label.values():
+        picks += rng.sample(indices, shots) if len(indices) >= shots else indices
+    return picks
+
+
+def few_shot_and_val(train: Sequence[int], val: Sequence[int], shots: int, seed: int) -> tuple[list[int], list[int]]:
+    """Indices of the training picks, and of the validation picks that the same generator makes after them."""
+    rng = random.Random(seed)
+    return few_shot(train, shots, seed, rng), few_shot(val, min(shots, VAL_SHOTS), seed, rng)
 
 
 @dataclass(frozen=True)
@@ -57,6 +99,11 @@ class Dataset:
         part = self.take(kept)
         labels = [new for label in part.labels if (new := number[label]) is not None]
         return replace(part, classes=tuple(classes), labels=labels, base=None, whole=self._source())
+
+    def of_classes(self, classes: Sequence[str]) -> Dataset:
+        """The images of some classes, with all classes kept as candidates."""
+        wanted = set(classes)
+        return self.take([i for i, label in enumerate(self.labels) if self.classes[label] in wanted])
 
     def halves(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Base and novel classes: the first `base`, by default the first half rounded up, and the rest."""

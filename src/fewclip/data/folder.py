@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fewclip.data.dataset import Dataset
 from fewclip.errors import DataError
-from fewclip.reading import exists
+from fewclip.files.read import exists
 
 ENDINGS = frozenset(
     [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif", ".avif"]

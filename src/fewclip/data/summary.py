@@ -6,10 +6,12 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from fewclip.data import Dataset, find_benchmark, read_data
-from fewclip.data.matching import match
+from fewclip.data.benchmarks.table import find_benchmark
+from fewclip.data.dataset import Dataset
+from fewclip.data.names import match
+from fewclip.data.read import read_data
+from fewclip.data.sheet import Sample, sheet
 from fewclip.errors import DataError
-from fewclip.picture import Sample, sheet
 
 COLUMNS, ROWS = 6, 4
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from fewclip.data.dataset import Dataset
-from fewclip.data.lazy import LazyImages
+from fewclip.data.dataset import Dataset, LazyImages
 from fewclip.errors import DataError
 
 

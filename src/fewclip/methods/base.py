@@ -29,7 +29,7 @@ Gradients = list["Tensor | None"]
 
 
 class Step(Protocol):
-    """A training batch with all that a method may do with it; the loop's is `fewclip.training.BatchStep`."""
+    """A training batch with all that a method may do with it; the loop's is `fewclip.training.loop.BatchStep`."""
 
     number: int
     """Steps of the run before this one."""
@@ -51,7 +51,7 @@ class Step(Protocol):
 
 
 class Examples(Protocol):
-    """The training images for methods that learn from their features: `fewclip.data.examples`."""
+    """The training images for methods that learn from their features: `fewclip.data.batches`."""
 
     labels: Int[Tensor, " images"]
     """The label of each image."""

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from fewclip.clip.edits import Insertion
 from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
+from fewclip.clip.tokens import Insertion
 from fewclip.errors import SettingsError
 from fewclip.methods.base import unit
 from fewclip.methods.context import Slots

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
+from fewclip.clip.templates import SELECTED_TEMPLATES
 from fewclip.methods import frozen
 from fewclip.methods.base import Gradients, Step, normal
 from fewclip.methods.context import sentence
 from fewclip.methods.coop import coop_training
 from fewclip.methods.deep import DeepPrompts, depth_of
-from fewclip.templates import SELECTED_TEMPLATES
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

@@ -14,10 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewclip.clip.edits import Insertion
 from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
-from fewclip.clip.tokens import Stem, TextTokens
+from fewclip.clip.tokens import Insertion, Stem, TextTokens
 from fewclip.errors import SettingsError
 from fewclip.methods.base import SCALE, Method, cosine_gap, unit
 

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewclip.clip.edits import Insertion
 from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
+from fewclip.clip.tokens import Insertion
 from fewclip.methods.base import Method, normal, unit
 from fewclip.methods.context import Slots, embed_words, sentence
 from fewclip.methods.coop import coop_training

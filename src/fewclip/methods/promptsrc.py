@@ -17,12 +17,12 @@ from torch import Tensor
 
 from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
+from fewclip.clip.templates import imagenet_templates
 from fewclip.methods import frozen
 from fewclip.methods.base import normal
 from fewclip.methods.context import sentence, start_from_words
 from fewclip.methods.coop import coop_training
 from fewclip.methods.deep import DeepPrompts, depth_of
-from fewclip.templates import imagenet_templates
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewclip.clip.edits import Insertion
 from fewclip.clip.model import CLIP
+from fewclip.clip.tokens import Insertion
 from fewclip.methods import frozen
 from fewclip.methods.base import unit
 from fewclip.methods.coop import coop_training

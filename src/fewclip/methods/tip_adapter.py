@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
+from fewclip.clip.templates import SELECTED_TEMPLATES
 from fewclip.errors import SettingsError
 from fewclip.methods import frozen
 from fewclip.methods.base import SCALE, Examples, Method, unit
-from fewclip.templates import SELECTED_TEMPLATES
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

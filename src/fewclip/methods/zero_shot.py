@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from fewclip.clip.prompts import Prompts
+from fewclip.clip.templates import SELECTED_TEMPLATES
 from fewclip.methods import frozen
 from fewclip.methods.cosine import CosineMethod
-from fewclip.templates import SELECTED_TEMPLATES
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

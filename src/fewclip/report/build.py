@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from fewclip.bench.rows import Row
 from fewclip.report import ablations, costs, layouts, published
 from fewclip.report.collect import TRANSFER, Entry, Group, Scope, collect
 from fewclip.report.layouts import HALVES, half_averages, target_average
@@ -13,7 +14,6 @@ from fewclip.report.mistakes import confusions
 from fewclip.report.names import PROTOCOLS, dataset_title, is_reference, method_title
 from fewclip.report.scores import Score, average, over_seeds
 from fewclip.report.tables import Cell, Line, Table, cell, mark_columns
-from fewclip.rows import Row
 
 TITLE = "Few-shot adaptation of a frozen CLIP"
 

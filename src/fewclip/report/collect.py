@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fewclip.bench.rows import Row, read_rows
 from fewclip.errors import DataError
 from fewclip.report.names import PROTOCOLS, dataset_order, method_order, method_title, slug
 from fewclip.report.scores import BySeed, number
-from fewclip.rows import Row, read_rows
 
 MOST_SHOTS = 1_000_000
 TRANSFER = ("cross-dataset", "domain-generalization")

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fewclip.data import EMBEDDED
-from fewclip.data.benchmarks import named
+from fewclip.bench.run import read
+from fewclip.data.benchmarks.table import named
+from fewclip.data.embedded import EMBEDDED
 from fewclip.errors import FewclipError
 from fewclip.report.collect import Entry, Group
 from fewclip.report.names import dataset_title
 from fewclip.report.scores import number
 from fewclip.report.tables import EMPTY, Cell, Line, Table
-from fewclip.runs import read
 
 PAIRS, WRONG, RIGHT = 10, 12, 6
 SIDE, QUALITY = 144, 78

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import PurePath
 
-from fewclip.data.benchmarks import BENCHMARKS, named
+from fewclip.data.benchmarks.table import BENCHMARKS, named
 
 METHODS = {
     "zero-shot": "Zero-shot CLIP",

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from fewclip.evaluation import harmonic_mean
+from fewclip.bench.evaluation import harmonic_mean
 from fewclip.report.collect import Entry, Group
 from fewclip.report.layouts import shots_title
 from fewclip.report.names import PUBLISHED_AS, dataset_key, dataset_title, is_reference

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fewclip.evaluation import harmonic_mean
+from fewclip.bench.evaluation import harmonic_mean
 
 BySeed = Mapping[int, float]
 """One number a seed."""

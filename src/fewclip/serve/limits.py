@@ -8,9 +8,9 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
-from fewclip.classes import key
 from fewclip.clip.decode import MAX_PIXELS, read_image
 from fewclip.clip.preprocess import LONGEST_SIDES, Preprocess
+from fewclip.data.names import key
 from fewclip.errors import DataError, FewclipError, SettingsError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewclip.classes import key
 from fewclip.classifier import FewShotClassifier
+from fewclip.data.names import key
 from fewclip.methods import find
 
 KEPT = 32

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 
-from fewclip.classes import LONGEST
+from fewclip.data.names import LONGEST
 from fewclip.serve.limits import Limits, Refused
 
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST)]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fewclip.classes import key
+from fewclip.data.names import key
 from fewclip.errors import SettingsError
 from fewclip.serve.batching import Batcher
 from fewclip.serve.limits import Limits, Refused, check_class_names, to_pixels

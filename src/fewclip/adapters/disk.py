@@ -1,0 +1,187 @@
+"""An adapter on disk: what was trained, and what is needed to use it.
+
+    adapter_model.safetensors   trained tensors only
+    adapter_config.json         method, settings, backbone and its fingerprint, class names, template, training summary
+    README.md                   model card
+
+The configuration is written last and holds the weights' checksum: a folder without it, or with another one's weights,
+is not loaded. Where an adapter is replaced, the new weights wait under a name made of their checksum until the new
+configuration is there, so that at every moment one of the two adapters is whole. No pickle anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from torch import Tensor
+
+from fewclip.adapters.card import model_card, plain
+from fewclip.adapters.checks import check_config
+from fewclip.adapters.config import FORMAT, AdapterConfig
+from fewclip.errors import AdapterError, OutputError
+from fewclip.files.lock import only_writer
+from fewclip.files.read import parse_json, read_bytes
+from fewclip.files.write import as_json, as_tensors, clear, move, write_files
+from fewclip.version import __version__
+
+WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
+
+
+DRAFT = "README.hub.md"
+"""A card that `fewclip push --dry-run` wrote."""
+
+
+LARGEST = 8 << 30
+"""Bytes of an adapter's weights."""
+
+
+def waiting(checksum: str) -> str:
+    """Name of weights that were written before their configuration."""
+    return f".{WEIGHTS}.{checksum}"
+
+
+OURS = (WEIGHTS, CONFIG, CARD, DRAFT, waiting("*"))
+"""Patterns of the names of an adapter's files."""
+
+
+READINGS = 3
+"""How often files that don't belong together are read again: another process may be replacing them."""
+
+
+FITTED = "give the folder that `fewclip fit` wrote."
+
+
+PATIENCE = 10.0
+"""Seconds to wait for another process that is saving to the same folder."""
+
+
+def save_adapter(folder: str | Path, config: AdapterConfig, tensors: dict[str, Tensor]) -> None:
+    """Write an adapter into a folder; one that was there stays whole until the new one is.
+
+    Raises:
+        OutputError: the place can't be written to, or another process goes on writing there.
+    """
+    folder = Path(folder)
+    data = as_tensors(tensors, {"format": "pt", "method": config.method})
+    config.weights_sha256 = hashlib.sha256(data).hexdigest()
+    card = model_card(config, sum(t.numel() for t in tensors.values())).encode(errors="backslashreplace")
+    with only_writer(folder, PATIENCE):
+        clear(folder, *OURS)
+        place = folder / (waiting(config.weights_sha256) if (folder / CONFIG).exists() else WEIGHTS)
+        write_files({place: data, folder / CARD: card, folder / CONFIG: as_json(asdict(config))})
+        try:
+            if place.name != WEIGHTS:
+                move(place, folder / WEIGHTS)
+            for stray in folder.glob(waiting("*")):
+                stray.unlink()
+        except OSError as error:
+            raise OutputError(f"Could not finish saving to {folder}: {error.strerror or error}. Save again.") from error
+
+
+def read_config(folder: str | Path) -> AdapterConfig:
+    """The configuration of an adapter. Keys of newer versions that this one doesn't know are passed over.
+
+    Raises:
+        AdapterError: no adapter there, one of a newer format, or a damaged configuration.
+    """
+    folder = Path(folder)
+    if not os.path.isdir(folder):
+        raise AdapterError(
+            f"There is no adapter folder {folder}: give the folder that `fewclip fit … -o FOLDER` wrote."
+        )
+    path = folder / CONFIG
+    if not path.is_file():
+        raise AdapterError(f"{folder} is no finished adapter, {CONFIG} is missing: {FITTED}")
+    try:
+        raw = parse_json(read_bytes(path))
+    except (ValueError, OSError) as error:
+        raise AdapterError(f"{path} can't be read ({error}): copy the adapter again, or fit anew.") from error
+    if not isinstance(raw, dict) or "backbone_fingerprint" not in raw:
+        raise AdapterError(
+            f"{path} can't be read as an adapter of fewclip (it lacks backbone_fingerprint; other libraries use the same "
+            "file name): give a folder that `fewclip fit` wrote."
+        )
+    if isinstance(raw.get("format"), int) and raw["format"] > FORMAT:
+        raise AdapterError(
+            f"{folder} has adapter format {raw['format']} of fewclip {plain(raw.get('fewclip_version'))}, but fewclip "
+            f"{__version__} reads formats up to {FORMAT}: upgrade fewclip."
+        )
+    try:
+        config = AdapterConfig(**{key: raw[key] for key in AdapterConfig.__dataclass_fields__ if key in raw})
+    except TypeError as error:
+        raise AdapterError(f"{path} can't be read ({error}): copy the adapter again, or fit anew.") from error
+    try:
+        check_config(config)
+    except AdapterError as error:
+        raise AdapterError(f"{path} can't be read ({error}): copy the adapter again, or fit anew.") from None
+    return config
+
+
+def read_adapter(folder: str | Path) -> tuple[AdapterConfig, bytes]:
+    """The configuration of an adapter and the bytes of the weights that belong to it.
+
+    Raises:
+        AdapterError: no adapter there, one of a newer format, or a damaged one.
+    """
+    folder = Path(folder)
+    for _ in range(READINGS):
+        config = read_config(folder)
+        data = _weights(folder, str(config.weights_sha256))
+        if data is not None:
+            return config, data
+    raise AdapterError(
+        f"{folder / WEIGHTS} is truncated or was changed: its checksum is not the one in {CONFIG}. Copy the adapter again, or "
+        "fit anew."
+    )
+
+
+def _weights(folder: Path, checksum: str) -> bytes | None:
+    """The bytes of the weights with this checksum; None if there are only others.
+
+    Raises:
+        AdapterError: no weights at all.
+    """
+    names = [WEIGHTS, waiting(checksum)] if re.fullmatch("[0-9a-f]{64}", checksum) else [WEIGHTS]
+    present = [folder / name for name in names if (folder / name).is_file()]
+    if not present:
+        raise AdapterError(f"{folder} is no finished adapter, {WEIGHTS} is missing: {FITTED}")
+    for place in present:
+        with suppress(FileNotFoundError):  # another process has just renamed it
+            try:
+                data = read_bytes(place, LARGEST)
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                raise AdapterError(f"{place} can't be read ({error.strerror}): copy the adapter again.") from error
+            if hashlib.sha256(data).hexdigest() == checksum:
+                return data
+    return None
+
+
+def load_adapter(folder: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
+    """The configuration of an adapter and its tensors.
+
+    Raises:
+        AdapterError: as `read_adapter`, or weights that are no safetensors file.
+    """
+    config, data = read_adapter(folder)
+    return config, tensors_of(data, Path(folder) / WEIGHTS)
+
+
+def tensors_of(data: bytes, path: Path) -> dict[str, Tensor]:
+    """The tensors in the bytes of the weights' file.
+
+    Raises:
+        AdapterError
+    """
+    from safetensors.torch import load
+
+    try:
+        return load(data)
+    except Exception as error:  # a damaged file can make its reader raise anything
+        raise AdapterError(f"{path} is no safetensors file ({error}): fit anew.") from error

@@ -1,0 +1,151 @@
+"""Adapters to the Hugging Face hub: what is sent, and sending it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewclip.adapters.card import model_card
+from fewclip.adapters.disk import CARD, CONFIG, WEIGHTS, read_adapter, tensors_of
+from fewclip.adapters.hub import MOST_BYTES, NAME, TIMEOUT, check_size, reason, refusal
+from fewclip.bench.stated import read_results
+from fewclip.clip.load import EMBEDDED, hub_id
+from fewclip.errors import DataError, FewclipError, OutputError
+from fewclip.version import __version__
+
+if TYPE_CHECKING:
+    from fewclip.classifier import FewShotClassifier
+
+
+@dataclass(frozen=True)
+class Package:
+    """What is sent: the bytes of files by their names in the repository."""
+
+    repo: str
+    files: dict[str, bytes]
+    train_names: int
+    """Names of training images that adapter_config.json holds."""
+
+
+def pack(
+    folder: str | Path,
+    repo: str,
+    *,
+    licence: str | None = None,
+    results: str | Path | None = None,
+    card: str | Path | None = None,
+    train_names: bool = True,
+) -> Package:
+    """What `push` would send of an adapter, without a network.
+
+    The card is made anew, unless `card` names a Markdown file to send instead. A backbone that is a local file goes by its
+    last name, so that no path of this machine is published; without `train_names` those of the training images go too.
+
+    Raises:
+        AdapterError: no adapter there, or a damaged one. DataError: unusable results or card.
+        OutputError: no name of a repository, or no identifier of a licence.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise OutputError(f"{repo!r} is no name of a repository on the Hugging Face hub: {reason(error)}") from error
+    if not NAME.fullmatch(repo):
+        raise OutputError(f"{repo!r} is no name of a repository on the Hugging Face hub: expected user/name.")
+    if licence is not None and re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", licence) is None:
+        raise OutputError(
+            f"The licence {licence!r} is no identifier of the Hugging Face hub: expected one such as mit, apache-2.0, "
+            "cc-by-4.0 or other."
+        )
+    folder = Path(folder).expanduser()
+    config, weights = read_adapter(folder)
+    tensors = tensors_of(weights, folder / WEIGHTS)
+    stated = [] if results is None else read_results(results, config)
+    if config.backbone not in EMBEDDED and (hub_id(config.backbone) is None or os.path.exists(config.backbone)):
+        config = replace(config, backbone=re.split(r"[/\\]", config.backbone.rstrip("/\\"))[-1] or "unnamed")
+    if not train_names:
+        config = replace(config, train_keys=[])
+    if card is None:
+        text = model_card(config, sum(t.numel() for t in tensors.values()), repo=repo, licence=licence, results=stated)
+    else:
+        text = _own_card(Path(card))
+    settings = json.dumps(asdict(config), indent=2, ensure_ascii=False) + "\n"
+    files = {CARD: text.encode(), CONFIG: settings.encode(), WEIGHTS: weights}
+    for name in MOST_BYTES:
+        check_size(repo, name, len(files[name]))
+    return Package(repo, files, len(config.train_keys))
+
+
+def _own_card(path: Path) -> str:
+    from huggingface_hub import ModelCard
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        ModelCard(text)
+    except Exception as error:  # of the YAML library too
+        raise DataError(
+            f"The card {path} can't be used ({reason(error)}): expected Markdown behind YAML metadata."
+        ) from error
+    return text
+
+
+def upload(
+    package: Package,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    message: str | None = None,
+    create_pr: bool = False,
+) -> str:
+    """Send a package in one commit, to a new repository or an existing one; returns the commit's address.
+
+    `private`: of a new repository; True refuses an existing public one. `revision` is a branch, made if there is none.
+
+    Raises:
+        OutputError: no access, no network, or the hub refuses the card or the name.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    repo = package.repo
+    api = HfApi(token=token, library_name="fewclip", library_version=__version__)
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        if private and not api.model_info(repo, timeout=TIMEOUT).private:
+            raise OutputError(
+                f"{repo} exists already and is public, but a private one was asked for: make it private in its settings, or "
+                "choose another name. Nothing was pushed."
+            )
+        if revision is not None and revision != "main":
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        operations = [CommitOperationAdd(name, data) for name, data in package.files.items()]
+        done = api.create_commit(
+            repo,
+            operations,
+            commit_message=message or f"Adapter of fewclip {__version__}",
+            revision=revision,
+            create_pr=create_pr,
+        )
+        return str(done.pr_url or done.commit_url)
+    except FewclipError:
+        raise
+    except Exception as error:  # each HTTP library has its own types
+        said = refusal(error, repo, revision, writing=True)
+        raise OutputError(
+            said
+            or f"{repo} could not be pushed to the Hugging Face hub ({reason(error)}): give the same command again."
+        ) from error
+
+
+def push(classifier: FewShotClassifier, repo: str, packing: dict[str, Any], sending: dict[str, Any]) -> str:
+    """Save a classifier to a temporary folder and push it; the keywords of `pack` and of `upload`."""
+    with tempfile.TemporaryDirectory() as folder:
+        classifier.save(folder)
+        return upload(pack(folder, repo, **packing), **sending)

@@ -1,0 +1,78 @@
+"""What was measured of one adapter, out of a file of results, for its card: only what was measured of this very training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewclip.adapters.card import Stated
+from fewclip.bench.rows import Row, read_rows
+from fewclip.errors import DataError
+
+if TYPE_CHECKING:
+    from fewclip.adapters.config import AdapterConfig
+
+
+def read_results(path: str | Path, config: AdapterConfig) -> list[Stated]:
+    """The results of an adapter in a file: rows of `fewclip bench` (JSON Lines), or what `fewclip eval --json` printed.
+
+    Of rows those count whose training was the adapter's: method, settings, backbone, data, shots, seed and number of
+    images. An evaluation must name the checksum of the adapter's weights.
+
+    Raises:
+        DataError: no such file, no results in it, or none of this adapter.
+    """
+    path = Path(path)
+    try:
+        whole = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (ValueError, OSError):  # several lines are rows
+        whole = None
+    if isinstance(whole, dict) and "run" not in whole:
+        return [_evaluation(whole, path, config)]
+    found = [row for row in read_rows(path) if row["status"] == "done"]
+    mine = [_stated(path, row, str(row.get("protocol")), "dataset", "test") for row in found if _is_of(row, config)]
+    if not mine:
+        raise DataError(
+            f"None of the {len(found)} results in {path} is of this adapter: expected rows with its method ({config.method}), "
+            f"settings, backbone, data ({config.training.get('data')}), shots and seed. Measure it with `fewclip eval --json`."
+        )
+    return mine
+
+
+def _evaluation(result: dict[str, Any], path: Path, config: AdapterConfig) -> Stated:
+    if result.get("weights_sha256", config.weights_sha256) != config.weights_sha256:
+        raise DataError(
+            f"{path} is the evaluation of another adapter, whose weights have another checksum: evaluate this one with "
+            "`fewclip eval --json`."
+        )
+    if "weights_sha256" not in result:
+        raise DataError(
+            f"{path} is neither a file of rows nor an evaluation that says which adapter it is of: give rows.jsonl of "
+            "`fewclip bench`, or what `fewclip eval ADAPTER DATA --json` of this version prints."
+        )
+    return _stated(path, result, "fewclip eval", "data", result.get("part"))
+
+
+def _is_of(row: Row, config: AdapterConfig) -> bool:
+    training = config.training
+    trained: dict[str, Any] = training.get("settings") or {}
+    said = row.get("training") or {}
+    return (
+        row.get("variant") is None
+        and row.get("method") == config.method
+        and row.get("backbone_fingerprint") == config.backbone_fingerprint
+        and row.get("settings") == config.settings
+        and row.get("source") == training.get("data")
+        and row.get("shots") == training.get("shots")
+        and row.get("train_images") == training.get("images")
+        and all(trained.get(name) == value for name, value in said.items())
+    )
+
+
+def _stated(path: Path, said: dict[str, Any], protocol: str, data: str, part: object) -> Stated:
+    try:
+        counts = int(said["classes"]), int(said["images"]), float(said["accuracy"])
+        return Stated(protocol, str(said[data]), str(part), str(said["split"]), *counts)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"A result in {path} can't be read ({error}): restore the file, or measure again.") from error

@@ -1,0 +1,228 @@
+"""Many runs: what they are, which of them are still to do, and their rows in one file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from fewclip.bench.ablations import variants
+from fewclip.bench.machine import machine, now, versions
+from fewclip.bench.presets import settings_by_target, settings_for
+from fewclip.bench.protocols import PROTOCOLS, find_protocol
+from fewclip.bench.rows import ROWS, Row, append_rows, finished_runs, read_rows
+from fewclip.bench.run import ADAPTERS, UNFINISHED, Bench, Run, Where, backbone, read
+from fewclip.data.benchmarks.table import named
+from fewclip.errors import FewclipError, OutputError, SettingsError
+from fewclip.files.lock import LOCK, only_writer
+from fewclip.files.write import clear
+from fewclip.methods import METHODS, find, make_settings
+from fewclip.training.settings import TrainSettings
+
+Finish = Callable[[Run, list[Row]], None]
+"""Called by an executor with each run and its rows, as soon as they are there."""
+
+
+Executor = Callable[[Sequence[Run], Where, Finish], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What to compare. Empty `datasets`, `targets`, `shots` stand for the protocol's own."""
+
+    protocols: tuple[str, ...]
+    """Names in `fewclip.bench.protocols.PROTOCOLS`."""
+    methods: tuple[str, ...]
+    """Names in `fewclip.methods.METHODS`, or all."""
+    datasets: tuple[str, ...] = ()
+    """Data sets to train on."""
+    targets: tuple[str, ...] = ()
+    """Data sets to test on besides, in the transfer protocols."""
+    seeds: tuple[int, ...] = (1, 2, 3)
+    shots: tuple[int, ...] = ()
+    """Training images of each class."""
+    preset: str = "fair"
+    """fair or paper."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Of training or of methods, over those of the preset."""
+    backbone: str = "icon-clip"
+    template: str | None = None
+    """A prompt template in place of each data set's own."""
+    ablation: str | None = None
+    """Run the variants of this ablation in place of each method once."""
+
+    def runs(self) -> list[Run]:
+        """Every run of this sweep, in order.
+
+        Raises:
+            SettingsError: an unknown name, or a setting that no method has.
+        """
+        methods = tuple(METHODS) if self.methods == ("all",) else self.methods
+        for name in methods:
+            find(name)
+        self._check_settings(methods)
+        return list(self._expand(methods))
+
+    def _expand(self, methods: Sequence[str]) -> Iterator[Run]:
+        for protocol in map(find_protocol, self.protocols):
+            for dataset in map(_key, self.datasets or protocol.sources):
+                targets = tuple(t for t in map(_key, self.targets or protocol.targets) if t != dataset)
+                for method in methods:
+                    if protocol.new_classes and not self._answers_new(method):
+                        if self.methods == ("all",):
+                            continue
+                        raise SettingsError(
+                            f"{method} says nothing of classes that it was not trained on, which {protocol.name} asks "
+                            "for: leave it out, or use few-shot."
+                        )
+                    by_target = {t: settings_by_target(self.preset, protocol.name, method, t) for t in targets}
+                    for variant, varied in self._variants(method).items():
+                        for shots in self.shots or protocol.shots:
+                            preset = settings_for(self.preset, protocol.name, method, dataset, shots)
+                            for seed in self.seeds:
+                                yield Run(
+                                    protocol=protocol.name,
+                                    method=method,
+                                    source=dataset,
+                                    targets=targets,
+                                    seed=seed,
+                                    shots=shots,
+                                    preset=self.preset,
+                                    settings=preset | self._of(method) | varied,
+                                    target_settings={t: s for t, s in by_target.items() if s},
+                                    backbone=self.backbone,
+                                    template=self.template,
+                                    ablation=self.ablation,
+                                    variant=variant,
+                                )
+
+    def _answers_new(self, method: str) -> bool:
+        """Whether it knows classes that it was not trained on, under the settings of this sweep."""
+        own = {k: v for k, v in self.settings.items() if k in _fields(find(method).Settings)}
+        return find(method).answers_new_with(make_settings(method, own))
+
+    def _variants(self, method: str) -> dict[str | None, dict[str, Any]]:
+        if self.ablation is None:
+            return {None: {}}
+        config = backbone(self.backbone).config
+        found: dict[str | None, dict[str, Any]] = {}
+        found.update(variants(self.ablation, method, min(config.vision_layers, config.text_layers)))
+        return found
+
+    def _of(self, method: str) -> dict[str, Any]:
+        """Those of the settings that training or this method has."""
+        known = _fields(TrainSettings) | _fields(find(method).Settings)
+        return {k: v for k, v in self.settings.items() if k in known}
+
+    def _check_settings(self, methods: Sequence[str]) -> None:
+        known = _fields(TrainSettings).union(*(_fields(find(m).Settings) for m in methods))
+        unknown = sorted(set(self.settings) - known)
+        if unknown:
+            raise SettingsError(f"No method has the setting {unknown[0]!r}: there are {', '.join(sorted(known))}.")
+        if "seed" in self.settings:
+            raise SettingsError("Seeds are not set as a setting: give them as seeds.")
+
+
+def _fields(kind: type) -> set[str]:
+    return {f.name for f in fields(kind)}
+
+
+def _key(name: str) -> str:
+    """A published data set by its one name."""
+    benchmark = named(name)
+    return benchmark.key if benchmark else name
+
+
+def check_data(runs: Iterable[Run], root: str | None) -> None:
+    """Read every data set of the runs once, before anything is trained.
+
+    Raises:
+        DataError: one that can't be used.
+    """
+    for source in dict.fromkeys(run.source for run in runs):
+        read(source, "train", root)
+        read(source, "test", root)
+    for target in dict.fromkeys(target for run in runs for target in run.targets):
+        read(target, "test", root)
+
+
+def sweep(runs: Sequence[Run], where: Where, executor: Executor, *, quiet: bool = False) -> list[Row]:
+    """Do what is not yet done of the runs and return the rows of all of them.
+
+    Each run's rows are added to `out`/rows.jsonl when it ends, so that whatever stops this loses no finished run and the
+    same call goes on from there. A failed run is recorded and tried again by the next call.
+
+    Raises:
+        OutputError: the place can't be written to, or another sweep is writing there.
+        DataError: a data set that can't be used, before anything is trained.
+    """
+    path = Path(where.out) / ROWS
+    with only_writer(Path(where.out)):
+        finished = finished_runs(read_rows(path)) if path.exists() else set()
+        tidy(where, finished)
+        wanted = {run.name: run for run in runs}
+        left = [run for name, run in wanted.items() if name not in finished]
+        check_data(left, where.root)
+        done = len(wanted) - len(left)
+        if done and not quiet:
+            print(f"{done} of {len(wanted)} runs are there already.", file=sys.stderr)
+
+        def finish(run: Run, rows: list[Row]) -> None:
+            nonlocal done
+            append_rows(path, rows)
+            where.checkpoint(run).unlink(missing_ok=True)
+            done += 1
+            if not quiet:
+                print(f"[{done}/{len(wanted)}] {run.name}: {', '.join(describe(rows))}", file=sys.stderr, flush=True)
+
+        if left:
+            executor(left, where, finish)
+        return [row for row in read_rows(path) if row["run"] in wanted] if path.exists() else []
+
+
+def tidy(where: Where, finished: set[str]) -> None:
+    """Delete what killed sweeps left of no use: half-written files, and the state of runs that are finished."""
+    unfinished = Path(where.out, UNFINISHED)
+    clear(unfinished, "*")
+    for name in finished:
+        (unfinished / f"{name}.safetensors").unlink(missing_ok=True)
+    for left in Path(where.out, ADAPTERS).glob(f"*/{LOCK}"):
+        with only_writer(left.parent, patience=1):
+            pass
+
+
+def execute(run: Run, where: Where) -> list[Row]:
+    """All rows of a run; of one that fails a single row that says why.
+
+    Raises:
+        OutputError: its state can't be kept, which no further run could either.
+    """
+    try:
+        rows = list(PROTOCOLS[run.protocol].measure(Bench(run, where)))
+    except OutputError:
+        raise
+    except FewclipError as error:
+        return [failure(run, str(error))]
+    except Exception as error:  # a bug or a missing resource in one run leaves the others
+        return [failure(run, f"{type(error).__name__}: {error}"[:2000])]
+    head = {"run": run.name, "row": 0, "rows": len(rows), "status": "done", "error": None}
+    return [{**head, "row": number, **row} for number, row in enumerate(rows, 1)]
+
+
+def failure(run: Run, error: str) -> Row:
+    """The row of a run that failed."""
+    described = {k: v for k, v in asdict(run).items() if k not in ("targets", "target_settings")}
+    head = {"run": run.name, "row": 1, "rows": 1, "status": "failed", "error": error}
+    return {**head, **described, "dataset": run.source, "versions": versions(), "machine": machine(), "finished": now()}
+
+
+def describe(rows: list[Row]) -> Iterator[str]:
+    """What a run found, in words: "base 71.2", …"""
+    for row in rows:
+        if row["status"] == "failed":
+            yield f"failed: {row['error']}"
+        else:
+            where = row["dataset"] if row["dataset"] != row["source"] else row["split"]
+            yield f"{where} {row['accuracy']:.1f}"

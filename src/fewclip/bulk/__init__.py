@@ -1,0 +1,5 @@
+"""Predictions for as many images as there are, into one file (docs/scaling.md; needs the extra `scale`)."""
+
+from fewclip.bulk.run import Done, Job, label
+
+__all__ = ["Done", "Job", "label"]

@@ -1,0 +1,159 @@
+"""A worker's part: from the numbers of pieces to rows. Images of the next batches are decoded while one is predicted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from queue import Queue
+from threading import Thread
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewclip.bulk.pieces import Image, Piece
+from fewclip.bulk.plan import read_piece
+from fewclip.bulk.table import encode
+from fewclip.classifier import PREDICT_BATCH, FewShotClassifier
+from fewclip.errors import DataError
+
+AHEAD = 2
+"""Batches that are decoded before they are needed."""
+DEADLY = "Reading this image ended the process (killed, or out of memory): make it smaller, or leave it out."
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a worker must know."""
+
+    plan: str
+    adapter: str
+    classes: tuple[str, ...] | None
+    top: int
+    probabilities: bool
+    backbone: str | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class Order:
+    """A piece to do. `careful`: image by image, each announced before it is read, those in `skip` left out."""
+
+    number: int
+    place: int
+    careful: bool = False
+    skip: frozenset[int] = frozenset()
+
+
+class Part(NamedTuple):
+    """The rows of a piece, as Parquet."""
+
+    number: int
+    data: bytes
+
+
+class Predictor:
+    """A classifier that makes rows of images.
+
+    Raises:
+        FewclipError: an adapter or candidates that can't be used.
+    """
+
+    def __init__(self, spec: Spec, threads: int) -> None:
+        self.spec, self.threads = spec, threads
+        classifier = FewShotClassifier.load(spec.adapter, backbone=spec.backbone, device=spec.device)
+        self.classifier = classifier
+        self.names = list(classifier.classes_ if spec.classes is None else spec.classes)
+        self.candidates = classifier.candidates(self.names)
+
+    def parts(self, orders: Iterable[Order], announce: Callable[[int, int], None] | None = None) -> Iterator[Part]:
+        """The part of each order, in order."""
+        queue: Queue[_Batch | BaseException | None] = Queue(AHEAD)
+
+        def feed() -> None:
+            try:
+                with ThreadPoolExecutor(self.threads) as pool:
+                    for order in orders:
+                        for batch in self._decoded(order, pool, announce):
+                            queue.put(batch)
+                queue.put(None)
+            except BaseException as error:  # the thread that waits is the one to raise it
+                queue.put(error)
+
+        Thread(target=feed, daemon=True).start()
+        done: list[_Batch] = []
+        while (batch := queue.get()) is not None:
+            if isinstance(batch, BaseException):
+                raise batch
+            if batch.pixels is not None:
+                scores = self.classifier.pixel_scores(batch.pixels, self.candidates)
+                batch.found = torch.softmax(scores, dim=-1).numpy()
+                batch.pixels = None
+            done.append(batch)
+            if batch.last:
+                yield self._part(batch.order, done)
+                done = []
+
+    def _decoded(
+        self, order: Order, pool: ThreadPoolExecutor, announce: Callable[[int, int], None] | None
+    ) -> Iterator[_Batch]:
+        piece: Piece = read_piece(self.spec.plan, order.place)
+        size = 1 if order.careful else PREDICT_BATCH
+        images, start = piece.images(), 0
+        while part := list(islice(images, size)):
+            if order.careful and announce is not None:
+                announce(order.number, start)
+            read = [DEADLY] if start in order.skip else list(pool.map(self._read, part))
+            start += len(part)
+            pixels = [one for one in read if isinstance(one, Tensor)]
+            yield _Batch(
+                order,
+                [image.path for image in part],
+                [image.id for image in part],
+                [one if isinstance(one, str) else None for one in read],
+                torch.stack(pixels) if pixels else None,
+                last=start >= len(piece),
+            )
+
+    def _read(self, image: Image) -> Tensor | str:
+        """Pixels, or a sentence on why there are none."""
+        assert self.classifier.clip_.preprocess is not None
+        try:
+            return self.classifier.clip_.preprocess(image.load())
+        except DataError as error:
+            return str(error)
+        except OSError as error:
+            return f"{image.path} can't be read ({error.strerror or error})."
+
+    def _part(self, order: Order, batches: list[_Batch]) -> Part:
+        found = [batch.found for batch in batches if batch.found is not None]
+        data = encode(
+            [path for batch in batches for path in batch.paths],
+            [id for batch in batches for id in batch.ids],
+            [error for batch in batches for error in batch.errors],
+            np.concatenate(found) if found else np.empty((0, len(self.names)), np.float32),
+            self.names,
+            self.spec.top,
+            self.spec.probabilities,
+        )
+        return Part(order.number, data)
+
+
+@dataclass
+class _Batch:
+    order: Order
+    paths: list[str]
+    ids: list[str]
+    errors: list[str | None]
+    pixels: Tensor | None
+    last: bool
+    found: np.ndarray | None = field(default=None)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

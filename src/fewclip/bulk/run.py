@@ -1,0 +1,151 @@
+"""Prediction into a file: what is to do, what is done, who does it, and the one file at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from fewclip.adapters.hub import open_adapter
+from fewclip.bulk.arrow import arrow
+from fewclip.bulk.local import Finish, Local
+from fewclip.bulk.plan import Plan, write_plan
+from fewclip.bulk.predictor import Order, Part, Spec
+from fewclip.bulk.sources import Sources
+from fewclip.bulk.table import ending_of, join
+from fewclip.bulk.work import KEPT, Work
+from fewclip.errors import DataError, OutputError, SettingsError
+from fewclip.version import __version__
+
+Executor = Callable[[Sequence[Order], Spec, Finish], None]
+Report = Callable[[int, int], None]
+"""Called with the number of images done so far, and of all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to predict, and all that its rows depend on."""
+
+    adapter: str
+    sources: tuple[str, ...]
+    classes: tuple[str, ...] | None = None
+    """Candidates; by default the classes of the adapter."""
+    top: int = 5
+    """Classes of each row, at most."""
+    probabilities: bool = False
+    """Also the probabilities of all candidates, in their order."""
+    column: str | None = None
+    """Of Parquet: the column of the images."""
+    id_column: str | None = None
+    """Of Parquet: the column of the ids."""
+    backbone: str | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    rows: int
+    errors: int
+    """Rows of images that could not be read."""
+    before: int
+    """Images that were done when this call began."""
+    repeated: int
+    """Paths that were named again, and passed over."""
+
+
+def label(
+    job: Job,
+    out: str | Path,
+    *,
+    executor: Executor | None = None,
+    overwrite: bool = False,
+    report: Report | None = None,
+) -> Done:
+    """Write one row an image into `out` (.parquet, .csv or .jsonl); by default with processes of this machine.
+
+    Whatever stops this, the same call goes on from there. The output appears when all rows are there.
+
+    Raises:
+        DataError: a source that can't be used, or has no images. An image that can't be read is a row, not an error.
+        AdapterError, BackboneError, SettingsError, PromptError: as their names say.
+        OutputError: a place that can't be written to, where another process writes, or that holds something else.
+    """
+    out = Path(out)
+    ending = ending_of(out)
+    if job.top < 1:
+        raise SettingsError(f"top is {job.top}, but it must be at least 1.")
+    arrow()
+    if job.classes == ():
+        raise DataError("classes is empty: give at least one class name.")
+    adapter, config, _ = open_adapter(job.adapter, own_backbone=job.backbone is None)
+    sources = Sources(job.sources, column=job.column, id_column=job.id_column, but=out)
+    work = Work(out)
+    with work.alone():
+        plan = write_plan(work.plan, sources)
+        identity = _identity(job, asdict(config), plan)
+        before = work.finished()
+        if before is not None and before["identity"] == identity:
+            said = before["finished"]
+            work.tidy()
+            return Done(said["rows"], said["errors"], said["rows"], sources.repeated)
+        work.begin(identity, overwrite=overwrite)
+        there = work.done(plan)
+        done = start = sum(plan.counts[number] for number in there)
+        if report is not None:
+            report(done, plan.images)
+
+        def finish(part: Part) -> None:
+            nonlocal done
+            work.keep(part.number, part.data)
+            done += plan.counts[part.number]
+            if report is not None:
+                report(done, plan.images)
+
+        orders = [Order(number, place) for number, place in enumerate(plan.places) if number not in there]
+        if orders:
+            (executor or Local())(orders, _spec(job, adapter, plan), finish)
+        known = config.classes + config.added_classes
+        about = identity | {"classes": known if job.classes is None else list(job.classes)}
+        rows, errors = _join(work, plan, ending, about, job.probabilities)
+        work.publish(identity, {"rows": rows, "errors": errors})
+    return Done(rows, errors, start, sources.repeated)
+
+
+def _join(work: Work, plan: Plan, ending: str, about: dict[str, Any], probabilities: bool) -> tuple[int, int]:
+    try:
+        found = join((work.part(n) for n in range(len(plan))), work.joined, ending, about, probabilities)
+    except OSError as error:
+        work.joined.unlink(missing_ok=True)
+        raise OutputError(f"Could not write {work.out}: {error.strerror or error}. Make room. {KEPT}") from error
+    if found[0] != plan.images:
+        raise RuntimeError(f"{found[0]} rows were made of {plan.images} images")
+    return found
+
+
+def _spec(job: Job, adapter: Path, plan: Plan) -> Spec:
+    return Spec(
+        plan=str(plan.path.absolute()),
+        adapter=os.path.abspath(adapter),
+        classes=job.classes,
+        top=job.top,
+        probabilities=job.probabilities,
+        backbone=job.backbone,
+        device=job.device,
+    )
+
+
+def _identity(job: Job, config: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    """What must be equal for rows to belong into one file; where and by how many they are computed does not count."""
+    return {
+        "adapter": sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
+        "source": plan.digest,
+        "classes": None if job.classes is None else list(job.classes),
+        "top": job.top,
+        "probabilities": job.probabilities,
+        "column": [job.column, job.id_column],
+        "version": __version__,
+    }

@@ -1,0 +1,161 @@
+"""The folder beside the output where its parts are kept until all are there: what makes a run go on where it stopped.
+
+    .labels.parquet.fewclip/
+      lock            held by the one process that writes
+      job.json        what the rows depend on; when they are finished, the size and time of the output
+      plan.jsonl      the pieces
+      part-N.parquet  the rows of piece N: whole, or not there
+
+The output is written here and renamed. Lock and job.json stay, so that the same command knows that it is done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fewclip.bulk.plan import Plan
+from fewclip.bulk.table import rows_of
+from fewclip.errors import OutputError
+from fewclip.files.write import write_bytes, write_json
+
+KEPT = "What is finished is kept: the same command goes on from it."
+
+
+class Work:
+    """The folder of one output."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.folder = out.with_name(f".{out.name}.fewclip")
+        self.plan = self.folder / "plan.jsonl"
+        self.joined = self.folder / "joined"
+        self._job = self.folder / "job.json"
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Refuse a second process that writes the same output.
+
+        Raises:
+            OutputError
+        """
+        from filelock import FileLock, Timeout
+
+        if self.out.is_dir():
+            raise OutputError(f"{self.out} is a folder: give -o a file's name.")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / "lock")
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise OutputError(f"Another process is writing {self.out}: wait for it, or choose another -o.") from None
+        except OSError as error:
+            raise OutputError(
+                f"{self.out} can't be written: {error.strerror or error}. Choose a place that you may write to."
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def finished(self) -> dict[str, Any] | None:
+        """What was said of the output when it was finished, if it is still that file."""
+        job = self._read()
+        if job and job.get("finished") and _stamp(self.out) == job["finished"]["file"]:
+            return job
+        return None
+
+    def begin(self, identity: dict[str, Any], *, overwrite: bool) -> None:
+        """Go on with the parts that are there, or make ready for new ones.
+
+        Raises:
+            OutputError: an output, or parts of it, that are of something else, and are not to be overwritten.
+        """
+        job = self._read()
+        unfinished = job is not None and not job.get("finished")
+        if job is not None and unfinished and job["identity"] == identity:
+            return
+        if not overwrite:
+            if job is not None and unfinished and any(self._parts()):
+                raise OutputError(
+                    f"{self.out} was begun with {_difference(job['identity'], identity)}: give the same command to go on "
+                    "with it, --overwrite to begin anew, or another -o."
+                )
+            if self.out.exists():
+                raise OutputError(f"{self.out} exists already: give --overwrite, or another -o.")
+        self._job.unlink(missing_ok=True)
+        self.clear()
+        write_json(self._job, {"identity": identity, "finished": None})
+
+    def done(self, plan: Plan) -> set[int]:
+        """Numbers of the pieces whose rows are there."""
+        found = set()
+        for part in self._parts():
+            number = int(part.stem.removeprefix("part-"))
+            if number < len(plan) and rows_of(part) == plan.counts[number]:
+                found.add(number)
+        return found
+
+    def part(self, number: int) -> Path:
+        return self.folder / f"part-{number}.parquet"
+
+    def keep(self, number: int, data: bytes) -> None:
+        """
+        Raises:
+            OutputError: no room. Parts that are there stay.
+        """
+        try:
+            write_bytes(self.part(number), data)
+        except OutputError as error:
+            raise OutputError(f"{error} {KEPT}") from error
+
+    def publish(self, identity: dict[str, Any], said: dict[str, Any]) -> None:
+        """Let what was joined be the output, then drop the parts.
+
+        Raises:
+            OutputError
+        """
+        try:
+            os.replace(self.joined, self.out)
+        except OSError as error:
+            raise OutputError(f"Could not write {self.out}: {error.strerror or error}. {KEPT}") from error
+        write_json(self._job, {"identity": identity, "finished": {"file": _stamp(self.out), **said}})
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Drop all but lock and job."""
+        self.clear()
+        self.plan.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Drop the parts, and what a kill has left of files that were being written."""
+        for path in (*self._parts(), self.joined, *self.folder.glob(".*.tmp")):
+            path.unlink(missing_ok=True)
+
+    def _parts(self) -> Iterator[Path]:
+        return (p for p in self.folder.iterdir() if re.fullmatch(r"part-\d+\.parquet", p.name))
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            job = json.loads(self._job.read_text(encoding="utf-8"))
+            return job if isinstance(job["identity"], dict) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+def _stamp(path: Path) -> list[int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+    changed = [name for name in new if old.get(name) != new[name]]
+    return f"another {' and '.join(changed) or 'version'}"

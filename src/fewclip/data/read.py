@@ -1,0 +1,111 @@
+"""Labelled images: the 15 published data sets, folders, CSV files, Hugging Face objects, embedded sets, lists.
+
+Knows neither methods nor protocols.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from fewclip.data.benchmarks.readers import ROOT_VARIABLE, find_folder, read_benchmark
+from fewclip.data.benchmarks.table import BENCHMARKS, TABLE, Benchmark, find_benchmark, named
+from fewclip.data.csv import read_csv
+from fewclip.data.dataset import Dataset
+from fewclip.data.embedded import EMBEDDED, read_embedded
+from fewclip.data.folder import SPLITS, read_folder
+from fewclip.data.hf import HubTable, is_hub_table, read_hub_table
+from fewclip.errors import DataError
+from fewclip.files.read import exists
+
+Data = str | os.PathLike[str] | Dataset | HubTable | Mapping[str, HubTable] | Iterable[tuple[Any, str]]
+"""An embedded or published name, a folder, a CSV file, a `Dataset`, a Hugging Face data set, or pairs of an image and
+its class name."""
+
+
+def read_data(data: Data, split: str = "train", *, root: str | os.PathLike[str] | None = None) -> Dataset:
+    """One split (train, val or test) of some data, as a `Dataset`.
+
+    A name comes before a folder of the same name (write ./icons for the folder): that of an embedded data set, or of one
+    of the 15 published ones, which lies below `root` or $FEWCLIP_DATA. A folder that holds a published set's split file
+    is read as that set.
+
+    Raises:
+        DataError: nothing usable is found.
+    """
+    if split not in SPLITS:
+        raise DataError(f"There is no split {split!r}: choose train, val or test.")
+    if isinstance(data, Dataset):
+        return data
+    if is_hub_table(data):
+        return read_hub_table(data, split)
+    if not isinstance(data, (str, os.PathLike)):
+        return from_pairs(list(cast("Iterable[Any]", data)))
+    if isinstance(data, str) and data in EMBEDDED:
+        return read_embedded(data, split)
+    path = Path(data)
+    benchmark = named(data) if isinstance(data, str) and os.sep not in data else None
+    if benchmark and (root is not None or os.environ.get(ROOT_VARIABLE) or not exists(path)):
+        return read_benchmark(benchmark, find_folder(benchmark, root), split)
+    if root is not None:
+        raise DataError(f"A root was given, but {os.fspath(data)!r} is none of {', '.join(BENCHMARKS)}.")
+    return _read_path(path, split)
+
+
+def _read_path(path: Path, split: str) -> Dataset:
+    if path.suffix.lower() == ".csv":
+        return read_csv(path, split)
+    if not exists(path):
+        raise DataError(
+            f"There is no folder {os.fspath(path)!r} and no embedded data set of that name: give a folder that "
+            f"holds one folder of images per class, a CSV file, or one of {', '.join([*EMBEDDED, *BENCHMARKS])}."
+        )
+    for benchmark in TABLE:
+        if (path / benchmark.sign).exists():
+            return read_benchmark(benchmark, path, split)
+    inside = [b for b in TABLE if (path / b.directory / b.sign).exists()]
+    if inside:
+        raise DataError(
+            f"{path} is a root of published data sets ({', '.join(b.directory for b in inside)}), not one data set: "
+            f"give one, such as {path / inside[0].directory}."
+        )
+    return read_folder(path, split)
+
+
+def from_pairs(pairs: Sequence[Any], name: str = "the list") -> Dataset:
+    """Pairs (image, class name); classes in sorted order.
+
+    Raises:
+        DataError: no pairs, or something else than pairs.
+    """
+    if not pairs:
+        raise DataError("No images were given: expected a folder, or pairs of an image and its class name.")
+    for pair in pairs:
+        if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[1], str)):
+            raise DataError(f"Expected pairs of an image and its class name, but one entry is {_brief(pair)}.")
+    classes = sorted({label for _, label in pairs})
+    number = {c: i for i, c in enumerate(classes)}
+    return Dataset(name, tuple(classes), [image for image, _ in pairs], [number[c] for _, c in pairs])
+
+
+def _brief(thing: object) -> str:
+    text = repr(thing)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+__all__ = [
+    "BENCHMARKS",
+    "EMBEDDED",
+    "Benchmark",
+    "Data",
+    "Dataset",
+    "find_benchmark",
+    "from_pairs",
+    "read_benchmark",
+    "read_csv",
+    "read_data",
+    "read_folder",
+    "read_hub_table",
+]

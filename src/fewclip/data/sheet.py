@@ -1,0 +1,77 @@
+"""A sheet of images with what was predicted of them, as one PNG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from fewclip.clip.preprocess import read_image
+from fewclip.files.write import write_bytes
+
+INK, PALE, RIGHT, WRONG, PAPER = "#1d1d1f", "#6e6e73", "#1a7f37", "#c0392b", "#ffffff"
+CELL, IMAGE, LINE, MARGIN = 196, 112, 19, 24
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image, what it shows, and each method's guess."""
+
+    image: Any
+    truth: str
+    guesses: Sequence[tuple[str, str]]
+    """(method, class name)"""
+
+
+def sheet(title: str, rows: Sequence[tuple[str, Sequence[Sample]]], path: Path) -> None:
+    """Rows of samples, each with a heading, in the format that the file's name says, or else as a PNG.
+
+    Raises:
+        OutputError: the place can't be written to.
+    """
+    columns = max(len(samples) for _, samples in rows)
+    lines = 1 + max(len(s.guesses) for _, samples in rows for s in samples)
+    height = IMAGE + 10 + LINE * lines + 22
+    canvas = Image.new("RGB", (2 * MARGIN + CELL * columns, MARGIN + 44 + len(rows) * (height + 34)), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    draw.text((MARGIN, MARGIN - 4), title, INK, _font(22))
+    y = MARGIN + 44
+    for heading, samples in rows:
+        draw.text((MARGIN, y), heading, PALE, _font(16))
+        y += 28
+        for column, sample in enumerate(samples):
+            _cell(canvas, draw, MARGIN + column * CELL, y, sample)
+        y += height + 6
+    data = io.BytesIO()
+    kind = Image.registered_extensions().get(path.suffix.lower(), "")
+    canvas.save(data, kind if kind in Image.SAVE else "PNG")
+    write_bytes(path, data.getvalue())
+
+
+def _cell(canvas: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, sample: Sample) -> None:
+    picture = read_image(sample.image)
+    picture.thumbnail((IMAGE, IMAGE), Image.Resampling.BICUBIC)
+    if max(picture.size) < IMAGE:
+        scale = IMAGE / max(picture.size)
+        picture = picture.resize(
+            (round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC
+        )
+    canvas.paste(picture, (x, y))
+    y += IMAGE + 8
+    draw.text((x, y), _short(sample.truth, 22), INK, _font(14))
+    for method, guess in sample.guesses:
+        y += LINE
+        colour = RIGHT if guess == sample.truth else WRONG
+        draw.text((x, y), _short(f"{method}: {guess}", 27), colour, _font(12))
+
+
+def _short(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)

@@ -1,5 +1,0 @@
-"""Predictions for as many images as there are, into one file (docs/scaling.md; needs the extra `scale`)."""
-
-from fewclip.scale.run import Done, Job, label
-
-__all__ = ["Done", "Job", "label"]

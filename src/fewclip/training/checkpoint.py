@@ -1,0 +1,100 @@
+"""The checkpoint of an unfinished run: one file, replaced whole, so that a kill at any moment leaves a usable one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewclip.errors import OutputError
+from fewclip.files.write import write_tensors
+from fewclip.methods.base import Method
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Trained tensors, what training needs besides them, optimiser state and progress in `path`.
+
+    `run` says which run it is (method, settings, backbone, data); a checkpoint of another run is refused, or with
+    `overwrite` passed over and replaced.
+    """
+
+    path: Path
+    run: dict[str, Any]
+    overwrite: bool = False
+
+    def save(
+        self, method: Method, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, progress: Progress
+    ) -> None:
+        tensors = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if value is not None}
+        tensors |= {f"state.{name}": tensor for name, tensor in method.training_state().items()}
+        meta = {"run": self.run, "progress": asdict(progress), "scaler": scaler.state_dict()}
+        write_tensors(self.path, tensors, meta)
+
+    def restore(
+        self, method: Method, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+    ) -> Progress | None:
+        """Put a saved state back and say where it stood; None if there is none.
+
+        Raises:
+            OutputError: the file is damaged, or of another run, and not to be overwritten.
+        """
+
+        if not self.path.exists():
+            return None
+        try:
+            tensors, meta = self._read()
+        except OutputError:
+            if self.overwrite:
+                return None
+            raise
+        run = json.loads(json.dumps(self.run))
+        if meta["run"] != run:
+            if self.overwrite:
+                return None
+            changed = [key for key in run if run[key] != meta["run"].get(key)]
+            raise OutputError(
+                f"{self.path} is of an unfinished run with another {', '.join(changed)}: finish that run with its own "
+                "settings, choose another output folder, or start over with overwrite."
+            )
+        own = {k.removeprefix("method."): v for k, v in tensors.items() if k.startswith("method.")}
+        method.load_state_dict(own)
+        for name, tensor in method.training_state().items():
+            tensor.copy_(tensors[f"state.{name}"])
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".", 2)
+                state.setdefault(int(index), {})[key] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        scaler.load_state_dict(meta["scaler"])
+        return Progress(**meta["progress"])
+
+    def _read(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                meta = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+                return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError) as error:
+            raise OutputError(
+                f"{self.path} is no readable checkpoint ({error}): delete it, or start over with overwrite."
+            ) from error
+
+
+@dataclass
+class Progress:
+    """Where a run stands: complete up to `step` steps of `epoch`, with the loss so far and the finished epochs."""
+
+    epoch: int = 1
+    step: int = 0
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)

@@ -1,0 +1,169 @@
+"""The one training loop.
+
+An optimiser, a learning rate that follows a cosine, mixed precision on a GPU, one process or several. Nothing random in
+it depends on what ran before: order, augmentation and the methods' own draws follow from (seed, epoch, step), so a
+run that was killed goes on from its checkpoint to the same end, and several processes reach what one would.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fewclip.data.batches import Batch, TrainingBatches
+from fewclip.errors import SettingsError, TrainingError
+from fewclip.methods.base import Gradients, Loss, Method
+from fewclip.seeds import derive
+from fewclip.training.checkpoint import Checkpoint, Progress
+from fewclip.training.processes import Processes
+from fewclip.training.settings import TrainSettings, autocast_dtype, learning_rate, make_optimizer
+
+Report = Callable[[int, int, float], None]
+"""Called with (epoch, images seen in this step, loss) after each step whose loss is known."""
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What stays the same from step to step."""
+
+    parameters: list[Tensor]
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    dtype: torch.dtype | None
+    processes: Processes
+    accumulate: int
+    seed: int
+
+
+class BatchStep:
+    """A training batch as a method sees it (`fewclip.methods.base.Step`)."""
+
+    def __init__(self, trainer: Trainer, batch: Batch, number: int, lr: float) -> None:
+        self.trainer, self.number, self.lr, self.seed = trainer, number, lr, trainer.seed
+        device = trainer.parameters[0].device
+        self.images = batch.images.to(device, non_blocking=True)
+        self.labels = batch.labels.to(device, non_blocking=True)
+        self.whole = batch.whole
+
+    def gradients(self, loss: Loss, *names: str) -> list[tuple[Tensor, Gradients]]:
+        """In parts, each weighted by its size, added up over parts and processes."""
+        trainer, device = self.trainer, self.images.device
+        values = [torch.zeros((), device=device) for _ in names]
+        sums: list[Gradients] = [[None] * len(trainer.parameters) for _ in names]
+        size = math.ceil(len(self.labels) / trainer.accumulate)
+        for images, labels in zip(self.images.split(size), self.labels.split(size), strict=True):
+            with torch.autocast(device.type, trainer.dtype or torch.bfloat16, enabled=trainer.dtype is not None):
+                out = loss(images, labels)
+            for i, name in enumerate(names):
+                value = out[name] * (len(labels) / self.whole)
+                found = torch.autograd.grad(
+                    trainer.scaler.scale(value), trainer.parameters, retain_graph=name != names[-1], allow_unused=True
+                )
+                sums[i] = [b if a is None else a if b is None else a + b for a, b in zip(sums[i], found, strict=True)]
+                values[i] += value.detach()
+        scale = trainer.scaler.get_scale()
+        if scale != 1:
+            sums = [[None if g is None else g / scale for g in gradients] for gradients in sums]
+        trainer.processes.add([*values, *(g for gradients in sums for g in gradients if g is not None)])
+        return list(zip(values, sums, strict=True))
+
+    def update(self, gradients: Gradients) -> None:
+        trainer = self.trainer
+        scale = trainer.scaler.get_scale()
+        for parameter, gradient in zip(trainer.parameters, gradients, strict=True):
+            parameter.grad = gradient if gradient is None or scale == 1 else gradient * scale
+        trainer.scaler.step(trainer.optimizer)
+        trainer.scaler.update()
+        trainer.optimizer.zero_grad()
+
+
+def train(
+    method: Method,
+    batches: TrainingBatches,
+    settings: TrainSettings,
+    processes: Processes | None = None,
+    *,
+    checkpoint: Checkpoint | None = None,
+    report: Report | None = None,
+) -> Progress:
+    """Train a method that has been prepared; returns the finished progress with one history entry an epoch.
+
+    Raises:
+        TrainingError: a loss is not finite.
+        SettingsError: settings that can't be trained with.
+    """
+    processes = processes or Processes("cpu")
+    settings.check(processes.count)
+    if method.whole_batches and (processes.count > 1 or settings.accumulate > 1):
+        raise SettingsError(
+            f"{method.name} compares the images of a batch with each other, so it trains in one process with accumulate 1."
+        )
+    parameters: list[Tensor] = [p for p in method.parameters() if p.requires_grad]
+    device = parameters[0].device
+    optimizer = make_optimizer(settings, parameters)
+    dtype = autocast_dtype(settings.precision, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
+    trainer = Trainer(parameters, optimizer, scaler, dtype, processes, settings.accumulate, settings.seed)
+    progress = Progress()
+    if checkpoint is not None:
+        progress = checkpoint.restore(method, optimizer, scaler) or progress
+    method.train()
+    saved = started = time.monotonic()
+    before = progress.seconds
+    pending: list[tuple[int, Tensor]] = []
+
+    def settle() -> None:
+        """Read the losses of past steps; on a GPU this waits for it, so it is not done at every step."""
+        for (count, _), value in zip(pending, torch.stack([loss for _, loss in pending]).tolist(), strict=True):
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"The loss became {value} in epoch {progress.epoch} near step {progress.step} at learning rate "
+                    f"{rate:g}. Lower lr (now {settings.lr:g}), or use precision fp32."
+                )
+            progress.loss_sum += value
+            if report is not None:
+                report(progress.epoch, count, value)
+        pending.clear()
+
+    stage = 0
+    while progress.epoch <= settings.epochs * method.stages:
+        before_it, epoch = divmod(progress.epoch - 1, settings.epochs)
+        epoch += 1
+        if before_it + 1 != stage:
+            stage = before_it + 1
+            method.begin_stage(stage)
+            if epoch == 1 and not progress.step:
+                optimizer.state.clear()
+        rate = learning_rate(settings, epoch, max(0, progress.step - 1) / len(batches))
+        for batch in batches.epoch(progress.epoch, progress.step):
+            rate = learning_rate(settings, epoch, progress.step / len(batches))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            torch.manual_seed(derive(settings.seed, "step", progress.epoch, progress.step))
+            number = (progress.epoch - 1) * len(batches) + progress.step
+            loss = method.step(BatchStep(trainer, batch, number, rate))
+            progress.step += 1
+            pending.append((batch.whole, loss))
+            if device.type == "cpu" or len(pending) == 16:
+                settle()
+            if checkpoint is not None and time.monotonic() - saved >= settings.checkpoint_seconds:
+                if pending:
+                    settle()
+                progress.seconds = before + time.monotonic() - started
+                if processes.main:
+                    checkpoint.save(method, optimizer, scaler, progress)
+                saved = time.monotonic()
+        if pending:
+            settle()
+        progress.seconds = before + time.monotonic() - started
+        method.end_epoch(epoch, settings.epochs)
+        mean = progress.loss_sum / max(1, progress.step)
+        progress.history.append({"epoch": progress.epoch, "lr": rate, "loss": mean})
+        progress.epoch, progress.step, progress.loss_sum = progress.epoch + 1, 0, 0.0
+    method.eval()
+    return progress
