@@ -158,7 +158,7 @@ def fit(data: str, root: Path, options: Any) -> dict[str, Any]:
     s = clock.seconds
     s["rest"] = row["fit_s"] - sum(s[k] for k in ("prepare", "wait", "loss", "text_back", "image_back", "optimiser"))
     s["rest"] += s.pop("loss") - s["image"] - s["text"]
-    row |= {"images": classifier.training_["images"], "classes": len(dataset.classes), "epochs": epochs}
+    row |= {"images": classifier.adapter_.training.images, "classes": len(dataset.classes), "epochs": epochs}
     row |= {name: round(value, 3) for name, value in sorted(s.items())} | {"batch": options.batch}
     row["build_backbone"] = round(built - start, 2)
     return row

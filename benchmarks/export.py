@@ -70,22 +70,22 @@ def alternate(calls: list[Callable[[], Any]], runs: int) -> list[list[float]]:
 
 def row(name: str, method: str, dtype: Any, batches: list[int], runs: int, threads: int) -> list[dict[str, Any]]:
     model = classifier(name, method)
-    encoded, seen = model.candidates()
+    encoded, seen = model.adapter_.candidates()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "m.onnx"
         started = time.perf_counter()
-        export(model, path, dtype=dtype, dynamic_batch=True, pixels="normalised")
+        export(model.adapter_, path, dtype=dtype, dynamic_batch=True, pixels="normalised")
         seconds, size = time.perf_counter() - started, path.stat().st_size
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     rows = []
     for batch in batches:
-        pixels = torch.randn(batch, 3, model.clip_.config.image_size, model.clip_.config.image_size)
+        pixels = torch.randn(batch, 3, model.adapter_.clip.config.image_size, model.adapter_.clip.config.image_size)
 
         @torch.no_grad()
         def by_torch(pixels: Tensor = pixels) -> Any:
-            return model.method_.scores(pixels, encoded, seen).softmax(-1).numpy()
+            return model.adapter_.method.scores(pixels, encoded, seen).softmax(-1).numpy()
 
         def by_onnx(pixels: Tensor = pixels) -> Any:
             return session.run(None, {"pixels": pixels.numpy()})[0]

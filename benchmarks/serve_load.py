@@ -198,7 +198,7 @@ def main() -> None:
     machine = {
         "machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0],
         "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "backbone": "ViT-B/16, random weights" if options.vit_b16 else classifier.clip_.name,
+        "backbone": "ViT-B/16, random weights" if options.vit_b16 else classifier.adapter_.clip.name,
     }  # fmt: skip
     print(json.dumps(machine))
     print(f"{'':>17} clients  images/s  p50 ms  p99 ms  a batch  wrong  lost   503")

@@ -18,6 +18,7 @@ from killing import Ended
 from safetensors import safe_open
 
 from fewclip import FewShotClassifier
+from fewclip.adapters.config import TrainingSummary
 from fewclip.adapters.disk import CARD, CONFIG, WEIGHTS, load_adapter, waiting
 from fewclip.bench.rows import MEASURED, ROWS, Row, read_rows
 from fewclip.cli import main
@@ -106,7 +107,7 @@ class Fit(Trial):
     def result(self) -> Any:
         config, tensors = load_adapter(self.out)
         said = asdict(config) | {"weights_sha256": None}  # of a file whose header has no set order
-        said["training"] = {k: v for k, v in config.training.items() if k not in ("seconds", "settings")}
+        said["training"] = {k: v for k, v in said["training"].items() if k not in ("seconds", "settings")}
         return said, tensors
 
     def inspect(self, ended: Ended) -> str:
@@ -243,9 +244,9 @@ class Save(Trial):
         classifier = FewShotClassifier.load(self.place.adapter, device="cpu")
         for number in range(1, self.saves + 1):
             value = 1000 * self.attempt + number
-            for tensor in classifier.method_.state_dict().values():
+            for tensor in classifier.adapter_.method.state_dict().values():
                 tensor.fill_(value)
-            classifier.training_["value"] = value
+            classifier.adapter_.training = TrainingSummary(images=value)
             try:
                 classifier.save(self.out)
             except OutputError as error:
@@ -257,15 +258,15 @@ class Save(Trial):
     def result(self) -> Any:
         config, tensors = load_adapter(self.out)
         values = {float(x) for tensor in tensors.values() for x in tensor.flatten().tolist()}
-        if values != {float(config.training["value"])}:
+        if values != {float(config.training.images)}:
             raise Wrong("weights and configuration of two saves")
-        return config.training["value"] % 1000
+        return config.training.images % 1000
 
     def inspect(self, ended: Ended) -> str:
         acknowledged = max(map(int, re.findall(r"saved (\d+)", ended.said)), default=self.last)
         following = acknowledged + 1 if acknowledged // 1000 == self.attempt else 1000 * self.attempt + 1
         try:
-            found = 1000 * (load_adapter(self.out)[0].training["value"] // 1000) + self.result()
+            found = 1000 * (load_adapter(self.out)[0].training.images // 1000) + self.result()
         except AdapterError as error:
             if acknowledged or "was changed" in str(error):
                 raise Wrong(f"a finished adapter is lost: {error}") from error

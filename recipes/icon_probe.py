@@ -48,7 +48,7 @@ def main() -> None:
         train, test = read_data(name), read_data(name, "test")
         classes = train.halves()[0]
         base, tested = train.only(classes), choose(test, classes, "base")
-        zero_shot = evaluate(FewShotClassifier("zero-shot", clip, shots=None).fit(base), tested).accuracy
+        zero_shot = evaluate(FewShotClassifier("zero-shot", clip, shots=None).fit(base).adapter_, tested).accuracy
         before, behind = (probe(clip, base, tested, projected) for projected in (False, True))
         print(f"{name}: zero-shot {zero_shot:.1f}, probe before the projection {before:.1f}, behind it {behind:.1f}")
 

@@ -43,7 +43,7 @@ def test_fit_and_predict(backbone: CLIP, pairs: Pairs, method: str) -> None:
     assert list(classifier.predict(images)) == [classifier.classes_[i] for i in proba.argmax(1)]
     if method != "zero-shot":
         assert classifier.score(pairs) >= 0.9
-        assert len(classifier.history_) == 15
+        assert len(classifier.adapter_.training.history) == 15
 
 
 def test_kinds_of_images_agree(fitted: FewShotClassifier, tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_add_classes_keeps_them(fitted: FewShotClassifier, pairs: Pairs, tmp_pat
     torch.testing.assert_close(after[:, :3].softmax(-1), before.softmax(-1))
     torch.testing.assert_close(after, fitted.scores(images, fitted.classes_))
     fitted.save(tmp_path / "a")
-    again = FewShotClassifier.load(tmp_path / "a", backbone=fitted.clip_)
+    again = FewShotClassifier.load(tmp_path / "a", backbone=fitted.adapter_.clip)
     assert again.classes_ == fitted.classes_
     torch.testing.assert_close(again.scores(images), after)
     with pytest.raises(PromptError, match="'blue' and 'Blue '"):
@@ -96,7 +96,9 @@ def test_save_and_load(fitted: FewShotClassifier, pairs: Pairs, tmp_path: Path, 
     fitted.save(tmp_path / "a")
     assert {p.name for p in (tmp_path / "a").iterdir()} == {CONFIG, WEIGHTS, CARD}
     stored = load_file(tmp_path / "a" / WEIGHTS)
-    assert {k: v.shape for k, v in stored.items()} == {k: v.shape for k, v in fitted.method_.state_dict().items()}
+    assert {k: v.shape for k, v in stored.items()} == {
+        k: v.shape for k, v in fitted.adapter_.method.state_dict().items()
+    }
     config = json.loads((tmp_path / "a" / CONFIG).read_text())
     for name in (
         "method",
@@ -114,14 +116,22 @@ def test_save_and_load(fitted: FewShotClassifier, pairs: Pairs, tmp_path: Path, 
     again = FewShotClassifier.load(tmp_path / "a")
     images = [image for image, _ in pairs]
     np.testing.assert_array_equal(again.predict_proba(images), fitted.predict_proba(images))
-    assert again.clip_.name == str(backbone_file)
+    assert again.adapter_.clip.name == str(backbone_file)
 
 
 def test_mmrlpp_adapter_of_vit_b16_is_under_4_mb(tmp_path: Path) -> None:
     with torch.device("meta"):
         clip = CLIP(VIT_B16)
     method = MMRLpp(clip, MMRLppSettings())
-    config = AdapterConfig("mmrlpp", {}, "ViT-B/16", "0" * 64, ["a", "b"], [], "a photo of a {}.")
+    config = AdapterConfig(
+        method="mmrlpp",
+        settings={},
+        backbone="ViT-B/16",
+        backbone_fingerprint="0" * 64,
+        classes=["a", "b"],
+        added_classes=[],
+        template="a photo of a {}.",
+    )
     save_adapter(tmp_path, config, dict(method.state_dict()))
     assert 3_000_000 < (tmp_path / WEIGHTS).stat().st_size < 4_000_000
 
@@ -132,7 +142,7 @@ def test_unknown_keys_of_a_newer_version_are_passed_over(fitted: FewShotClassifi
     config["of_the_future"] = 1
     config["settings"]["of_the_future"] = 1
     (tmp_path / "a" / CONFIG).write_text(json.dumps(config))
-    assert FewShotClassifier.load(tmp_path / "a", backbone=fitted.clip_).classes_ == fitted.classes_
+    assert FewShotClassifier.load(tmp_path / "a", backbone=fitted.adapter_.clip).classes_ == fitted.classes_
 
 
 def test_refuses_another_backbone(fitted: FewShotClassifier, tmp_path: Path, other_backbone_file: Path) -> None:
@@ -188,7 +198,7 @@ def test_an_interrupted_save_leaves_the_old_adapter(
     with pytest.raises(FewclipError, match=r"Could not write .*No space left"):
         fitted.save(tmp_path / "a")
     monkeypatch.undo()
-    assert FewShotClassifier.load(tmp_path / "a", backbone=fitted.clip_).classes_ == fitted.classes_
+    assert FewShotClassifier.load(tmp_path / "a", backbone=fitted.adapter_.clip).classes_ == fitted.classes_
     assert not list((tmp_path / "a").glob("*.tmp"))
 
 
@@ -211,7 +221,7 @@ def test_template_is_a_preset_or_a_sentence(backbone: CLIP, pairs: Pairs) -> Non
         (None, "a photo of a {}."),
     ):
         classifier = FewShotClassifier("zero-shot", backbone, shots=None, template=given).fit(pairs)
-        assert classifier.template_ == used
+        assert classifier.adapter_.template == used
     for bad in ("no place", "{} and {}"):
         with pytest.raises(PromptError, match=r"should hold \{\} once"):
             FewShotClassifier("zero-shot", backbone, shots=None, template=bad).fit(pairs)
@@ -219,7 +229,7 @@ def test_template_is_a_preset_or_a_sentence(backbone: CLIP, pairs: Pairs) -> Non
 
 def test_refuses_what_it_can_not_use(backbone: CLIP, pairs: Pairs, fitted: FewShotClassifier) -> None:
     make = FewShotClassifier
-    with pytest.raises(FewclipError, match="has learnt nothing yet"):
+    with pytest.raises(FewclipError, match="is not fitted yet"):
         make("mmrl", backbone).predict([])
     with pytest.raises(SettingsError, match="no method 'mmlr'"):
         make("mmlr", backbone)

@@ -44,8 +44,8 @@ def fitted(backbone: CLIP, method: str) -> FewShotClassifier:
 
 def images(classifier: FewShotClassifier) -> tuple[list[Any], np.ndarray]:
     pictures = [picture(colour, 50 + n, (30, 20 + n)) for n, colour in enumerate(COLOURS.values())]
-    assert classifier.clip_.preprocess is not None
-    return pictures, classifier.clip_.preprocess.batch(pictures).numpy()
+    assert classifier.adapter_.clip.preprocess is not None
+    return pictures, classifier.adapter_.clip.preprocess.batch(pictures).numpy()
 
 
 def run(path: Path, **inputs: np.ndarray) -> np.ndarray:
@@ -58,10 +58,10 @@ def test_probabilities_are_the_classifiers(backbone: CLIP, tmp_path: Path, metho
     out = tmp_path / "model.onnx"
     if method in REFUSED:
         with pytest.raises(ExportError, match=REFUSED[method]):
-            export(classifier, out, dynamic_batch=True, pixels="normalised")
+            export(classifier.adapter_, out, dynamic_batch=True, pixels="normalised")
         assert not out.exists()
         return
-    done = export(classifier, out, dynamic_batch=True, pixels="normalised")
+    done = export(classifier.adapter_, out, dynamic_batch=True, pixels="normalised")
     assert done.error < 1e-4
     pictures, pixels = images(classifier)
     expected = classifier.predict_proba(pictures)
@@ -75,9 +75,9 @@ def test_probabilities_are_the_classifiers(backbone: CLIP, tmp_path: Path, metho
 @pytest.mark.parametrize("method", ["mmrl", "zero-shot"])
 def test_towers_take_classes_at_run_time(backbone: CLIP, tmp_path: Path, method: str) -> None:
     classifier = fitted(backbone, method)
-    export(classifier, tmp_path / "m.onnx", dynamic_batch=True, pixels="normalised", parts=True)
+    export(classifier.adapter_, tmp_path / "m.onnx", dynamic_batch=True, pixels="normalised", parts=True)
     names = ["a tram", "red", "green", "a zebra with a very long name", "blue"]
-    features = run(tmp_path / "m-text.onnx", tokens=_tokens(classifier, names).numpy())
+    features = run(tmp_path / "m-text.onnx", tokens=_tokens(classifier.adapter_, names).numpy())
     pictures, pixels = images(classifier)
     seen = np.array([name in COLOURS for name in names])
     found = run(tmp_path / "m-image.onnx", pixels=pixels, classes=features, seen=seen)
@@ -85,14 +85,14 @@ def test_towers_take_classes_at_run_time(backbone: CLIP, tmp_path: Path, method:
     from tokenizers import Tokenizer
 
     ids = Tokenizer.from_file(str(tmp_path / "m-tokenizer.json")).encode("a photo of a tram.").ids
-    assert [i for i in _tokens(classifier, ["tram"])[0].tolist() if i][1:-1] == [i for i in ids if i < 49406]
+    assert [i for i in _tokens(classifier.adapter_, ["tram"])[0].tolist() if i][1:-1] == [i for i in ids if i < 49406]
 
 
 def test_half_precision(backbone: CLIP, tmp_path: Path) -> None:
     classifier = fitted(backbone, "mmrl")
     full, half = tmp_path / "full.onnx", tmp_path / "half.onnx"
-    export(classifier, full)
-    done = export(classifier, half, dtype="fp16")
+    export(classifier.adapter_, full)
+    done = export(classifier.adapter_, half, dtype="fp16")
     assert done.error < 2e-2
     assert half.stat().st_size < 0.65 * full.stat().st_size
 
@@ -121,21 +121,21 @@ def test_the_example(backbone_file: Path, tmp_path: Path, capsys: pytest.Capture
 def test_mistakes(backbone: CLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = fitted(backbone, "zero-shot")
     with pytest.raises(FewclipError, match=r"is no \.onnx file"):
-        export(classifier, tmp_path / "model.pb")
+        export(classifier.adapter_, tmp_path / "model.pb")
     with monkeypatch.context() as patch:
         patch.setattr("fewclip.adapters.onnx.find_spec", lambda name: None)
         with pytest.raises(FewclipError, match=r"Exporting needs onnx: pip install 'fewclip\[export\]'\."):
-            export(classifier, tmp_path / "m.onnx")
+            export(classifier.adapter_, tmp_path / "m.onnx")
     with monkeypatch.context() as patch:
         patch.setattr(classifier, "candidates", lambda: ([torch.zeros(4, 16)], torch.ones(4, dtype=torch.bool)))
         with pytest.raises(ExportError, match="can't part"):
-            export(classifier, tmp_path / "m.onnx", parts=True)
+            export(classifier.adapter_, tmp_path / "m.onnx", parts=True)
 
     def by_value(images: torch.Tensor, classes: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         return images.mean() * classes.sum(1)[None] if float(images.mean()) > 0 else classes.sum(1)[None]
 
     with monkeypatch.context() as patch:
-        patch.setattr(classifier.method_, "scores", by_value)
+        patch.setattr(classifier.adapter_.method, "scores", by_value)
         with pytest.raises(ExportError, match="zero-shot can't be exported: what it computes makes no ONNX graph"):
-            export(classifier, tmp_path / "m.onnx")
+            export(classifier.adapter_, tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []

@@ -20,8 +20,9 @@ from huggingface_hub import ModelCard, constants
 from pictures import picture
 
 from fewclip import FewShotClassifier
-from fewclip.adapters.disk import CARD, CONFIG, DRAFT, WEIGHTS
+from fewclip.adapters.disk import CARD, CONFIG, DRAFT, WEIGHTS, read_config
 from fewclip.adapters.hub import MOST_BYTES
+from fewclip.bench.stated import read_results
 from fewclip.cli import main
 from fewclip.clip.model import CLIP
 from fewclip.errors import AdapterError, DataError, FewclipError, OutputError
@@ -93,8 +94,8 @@ def test_push_and_load(hub: Hub, fitted: Path, backbone: CLIP) -> None:
     again = FewShotClassifier.load(MINE, backbone=backbone)
     assert again.classes_ == ["blue", "red", "a zebra"]
     np.testing.assert_array_equal(again.predict_proba(IMAGE), classifier.predict_proba(IMAGE))
-    assert again.train_keys_ == classifier.train_keys_ != []
-    assert again.weights_sha256_ == classifier.weights_sha256_
+    assert again.adapter_.train_keys == classifier.adapter_.train_keys != []
+    assert again.adapter_.weights_sha256 == classifier.adapter_.weights_sha256
     assert hub.downloaded() == [CONFIG, WEIGHTS]
 
 
@@ -181,7 +182,7 @@ def test_the_commands_that_take_an_adapter(
     used: list[list[str]] = []
 
     def stop(classifier: FewShotClassifier, *_: object, **__: object) -> None:
-        used.append(classifier.classes_)
+        used.append(classifier.classes)
         raise FewclipError("enough")
 
     monkeypatch.setattr("fewclip.adapters.onnx.export", stop)
@@ -285,7 +286,7 @@ def test_what_would_not_be_fetched_is_not_pushed(hub: Hub, fitted: Path, monkeyp
 def test_results_of_another_adapter_are_refused(fitted: Path, backbone: CLIP, tmp_path: Path) -> None:
     (tmp_path / "e.json").write_text(json.dumps({"weights_sha256": "0" * 64}))
     with pytest.raises(DataError, match="another adapter"):
-        FewShotClassifier.load(fitted, backbone=backbone).push_to_hub(MINE, results=tmp_path / "e.json")
+        read_results(tmp_path / "e.json", read_config(fitted))
 
 
 # What is fetched

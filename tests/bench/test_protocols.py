@@ -150,11 +150,13 @@ def test_transfer_scores_targets_as_new(
     assert (target["dataset"], target["source"], target["classes"]) == (str(drawings), str(photos), 2)
     model = FewShotClassifier("mmrlpp", str(backbone_file), shots=4, seed=1, **settings).fit(photos)
     images = read_data(drawings, "test")
-    new = evaluate(model, images, unseen=True)
+    new = evaluate(model.adapter_, images, unseen=True)
     assert (target["accuracy"], target["calibration_error"]) == (new.accuracy, new.calibration_error)
-    assert new.calibration_error != evaluate(model, images).calibration_error  # known names would be scored otherwise
+    assert (
+        new.calibration_error != evaluate(model.adapter_, images).calibration_error
+    )  # known names would be scored otherwise
     assert (chosen["variant"], chosen["settings"]["beta"], target["variant"]) == ("beta 0.0 by target", 0.0, None)
-    other = evaluate(model.with_settings(beta=0.0), images, unseen=True)
+    other = evaluate(model.adapter_.with_settings(beta=0.0), images, unseen=True)
     assert chosen["calibration_error"] == other.calibration_error != target["calibration_error"]
 
 
@@ -460,7 +462,7 @@ def test_calibration_error_by_hand() -> None:
 def test_confusions_and_examples(photos: Path, backbone_file: Path) -> None:
     model = FewShotClassifier("zero-shot", str(backbone_file), shots=2).fit(photos)
     data = read_data(photos)
-    result = evaluate(model, data)
+    result = evaluate(model.adapter_, data)
     truth: Sequence[str] = [data.classes[label] for label in data.labels]
     guesses = model.predict(data.images)
     wrong = [(t, g) for t, g in zip(truth, guesses, strict=True) if t != g]
@@ -473,14 +475,14 @@ def test_confusions_and_examples(photos: Path, backbone_file: Path) -> None:
 def test_with_settings_refuses_what_does_not_fit(photos: Path, backbone_file: Path) -> None:
     model = FewShotClassifier("mmrl", str(backbone_file), shots=2, **FAST).fit(photos)
     with pytest.raises(SettingsError, match="fit anew"):
-        model.with_settings(rep_dim=9)
+        model.adapter_.with_settings(rep_dim=9)
     with pytest.raises(SettingsError, match="no setting 'beta'"):
-        model.with_settings(beta=0.1)
-    assert model.with_settings(alpha=1.0).method_.settings.alpha == 1.0
-    assert model.method_.settings.alpha == 0.7
+        model.adapter_.with_settings(beta=0.1)
+    assert model.adapter_.with_settings(alpha=1.0).method.settings.alpha == 1.0
+    assert model.adapter_.method.settings.alpha == 0.7
 
 
 def test_no_image_left(photos: Path, backbone_file: Path) -> None:
     model = FewShotClassifier("zero-shot", str(backbone_file), shots=2).fit(photos)
     with pytest.raises(DataError, match="No image of photos is left"):
-        evaluate(model, read_data(photos).take([]))
+        evaluate(model.adapter_, read_data(photos).take([]))

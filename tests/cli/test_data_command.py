@@ -127,7 +127,7 @@ def test_classes_of_one_name(backbone: CLIP) -> None:
     classifier = FewShotClassifier("zero-shot", backbone, shots=2).fit(data)
     scores = classifier.scores(images)
     torch.testing.assert_close(scores[:, 0], scores[:, 2])
-    result = evaluate(classifier, data)
+    result = evaluate(classifier.adapter_, data)
     assert list(result.per_class) == ["missile", "tench", "missile (2)"]
     assert result.per_class["missile (2)"] == 0
     assert classifier.score(data) == pytest.approx(result.accuracy / 100, abs=1e-4)

@@ -68,7 +68,7 @@ def test_few_shot_beats_zero_shot_and_keeps_new_classes(icon_clip: CLIP) -> None
     for method in ("zero-shot", "mmrl"):
         classifier = FewShotClassifier(method, icon_clip, batch_size=32, epochs=5, lr=2e-3).fit(base)
         for split in ("base", "novel"):
-            found[method, split] = evaluate(classifier, choose(test, base.classes, split)).accuracy
+            found[method, split] = evaluate(classifier.adapter_, choose(test, base.classes, split)).accuracy
     assert found["zero-shot", "base"] > 3 * 100 / 19
     assert found["mmrl", "base"] > found["zero-shot", "base"] + 5
     assert found["mmrl", "novel"] > found["zero-shot", "novel"] - 8

@@ -125,14 +125,14 @@ def test_a_new_method_in_one_file(backbone: CLIP, monkeypatch: pytest.MonkeyPatc
         for i in range(4)
     ]
     classifier = FewShotClassifier("text-shift", backbone, shots=None, epochs=5, start=0.02).fit(pairs)
-    assert TrainSettings(**classifier.training_["settings"]).lr == 0.1
-    assert classifier.history_[-1]["loss"] < classifier.history_[0]["loss"]
+    assert TrainSettings(**classifier.adapter_.training.settings).lr == 0.1
+    assert classifier.adapter_.training.history[-1]["loss"] < classifier.adapter_.training.history[0]["loss"]
     classifier.save(tmp_path / "a")
     again = FewShotClassifier.load(tmp_path / "a", backbone=backbone)
     image = pairs[0][0]
     assert (again.predict_proba(image, ["red", "green"]) == classifier.predict_proba(image, ["red", "green"])).all()
     short = FewShotClassifier("short-text-shift", backbone, shots=None, epochs=5, lr=0.1, start=0.02).fit(pairs)
-    assert short.history_[0]["loss"] > short.history_[-1]["loss"]
+    assert short.adapter_.training.history[0]["loss"] > short.adapter_.training.history[-1]["loss"]
 
 
 def test_every_method_is_described() -> None:

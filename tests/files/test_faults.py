@@ -16,7 +16,7 @@ import torch
 from faulty import Death, Faulty, attempts, names, no_waiting_for_disks  # noqa: F401
 from torch import Tensor
 
-from fewclip.adapters.config import AdapterConfig
+from fewclip.adapters.config import AdapterConfig, TrainingSummary
 from fewclip.adapters.disk import CARD, CONFIG, WEIGHTS, load_adapter, save_adapter
 from fewclip.bench.rows import ROWS, Row, append_rows, read_rows
 from fewclip.data.sheet import Sample, sheet
@@ -121,7 +121,16 @@ def test_what_replaces_several_files_has_a_finish(tmp_path: Path) -> None:
 
 
 def adapter(value: float) -> tuple[AdapterConfig, dict[str, Tensor]]:
-    config = AdapterConfig("mmrl", {}, "tiny", "f" * 64, ["a", "b"], [], "a photo of a {}.", {"value": value})
+    config = AdapterConfig(
+        method="mmrl",
+        settings={},
+        backbone="tiny",
+        backbone_fingerprint="f" * 64,
+        classes=["a", "b"],
+        added_classes=[],
+        template="a photo of a {}.",
+        training=TrainingSummary(seconds=value),
+    )
     return config, {"weight": torch.full((4, 8), value)}
 
 
@@ -139,7 +148,7 @@ def saved(folder: Path) -> float | None:
         return None
     value = float(tensors["weight"][0, 0])
     assert torch.equal(tensors["weight"], torch.full((4, 8), value))
-    assert config.training == {"value": value}, "weights and configuration of one save"
+    assert config.training == TrainingSummary(seconds=value), "weights and configuration of one save"
     return value
 
 

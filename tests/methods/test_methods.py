@@ -53,12 +53,12 @@ def test_fit_save_load_and_new_classes(
     images = [image for image, _ in pairs]
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     classifier = make(backbone, name, **settings).fit(pairs)
-    for key, value in classifier.clip_.state_dict().items():
+    for key, value in classifier.adapter_.clip.state_dict().items():
         assert torch.equal(value, before[key]), "the backbone was changed"
     proba = classifier.predict_proba(images)
     np.testing.assert_allclose(proba.sum(1), 1, rtol=1e-4)
     if name in TRAINED:
-        assert len(classifier.history_) == 3
+        assert len(classifier.adapter_.training.history) == 3
     # a part of the classes in another order, scored as before
     scores = classifier.scores(images)
     tolerance = 0.02 if name == "plot" else 1e-3  # PLOT's Sinkhorn stops when the whole batch has settled
@@ -70,7 +70,7 @@ def test_fit_save_load_and_new_classes(
     again = FewShotClassifier.load(tmp_path / "a", backbone=backbone)
     torch.testing.assert_close(again.scores(images), scores, rtol=0, atol=0)
     for loaded in (classifier, again):
-        if loaded.method_.answers_new:
+        if loaded.adapter_.method.answers_new:
             mixed = loaded.scores(images, ["a zebra", "red"])
             assert mixed.shape == (12, 2)
             assert mixed.isfinite().all()
@@ -85,8 +85,8 @@ PLAIN = [(Image.new("RGB", (8, 8)), name) for name in ("blue", "green", "red")]
 
 
 def zero_shot(classifier: FewShotClassifier, images: Any) -> torch.Tensor:
-    scale = classifier.clip_.logit_scale.exp()
-    return FewShotClassifier("zero-shot", classifier.clip_, shots=None).fit(PLAIN).scores(images) * 100 / scale
+    scale = classifier.adapter_.clip.logit_scale.exp()
+    return FewShotClassifier("zero-shot", classifier.adapter_.clip, shots=None).fit(PLAIN).scores(images) * 100 / scale
 
 
 class _Killed(Exception):
@@ -123,9 +123,9 @@ def test_resume_ends_where_an_undisturbed_run_does(
         make(backbone, name, **settings).fit(pairs, checkpoint=tmp_path / "run")
     monkeypatch.undo()
     resumed = make(backbone, name, **settings).fit(pairs, checkpoint=tmp_path / "run")
-    assert resumed.history_ == whole.history_
-    for key, value in whole.method_.state_dict().items():
-        other = resumed.method_.state_dict()[key]
+    assert resumed.adapter_.training.history == whole.adapter_.training.history
+    for key, value in whole.adapter_.method.state_dict().items():
+        other = resumed.adapter_.method.state_dict()[key]
         torch.testing.assert_close(other, value, rtol=0, atol=0, equal_nan=True, msg=key)
 
 
@@ -133,7 +133,7 @@ def test_plot_trains_the_image_tokens_and_then_both(
     backbone: CLIP, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first half of a two-stage run is a "vision" run; the second begins with its tokens, a new schedule and no momentum."""
-    vision = make(backbone, "plot", stage="vision").fit(pairs).method_.state_dict()
+    vision = make(backbone, "plot", stage="vision").fit(pairs).adapter_.method.state_dict()
     between: dict[str, torch.Tensor] = {}
     momentum: list[int] = []
     begin, update = PLOT.begin_stage, BatchStep.update
@@ -152,8 +152,8 @@ def test_plot_trains_the_image_tokens_and_then_both(
     both = make(backbone, "plot", **TWO).fit(pairs)
     for key, value in vision.items():
         torch.testing.assert_close(between[key], value, rtol=0, atol=0)
-        assert not torch.equal(both.method_.state_dict()[key], value)
-    rates = [entry["lr"] for entry in both.history_]
+        assert not torch.equal(both.adapter_.method.state_dict()[key], value)
+    rates = [entry["lr"] for entry in both.adapter_.training.history]
     assert len(rates) == 6
     assert rates[:3] == rates[3:]
     assert momentum == [0, 1, 1, 1, 1, 1, 0, 2, 2, 2, 2, 2]  # tensors with momentum before each step
@@ -168,8 +168,8 @@ def test_accumulation_takes_the_same_steps_or_is_refused(backbone: CLIP, pairs: 
         return
     whole = make(backbone, name, epochs=2, optimizer="sgd", lr=1e-3, **settings).fit(pairs)
     parts = make(backbone, name, epochs=2, optimizer="sgd", lr=1e-3, accumulate=3, **settings).fit(pairs)
-    for key, value in whole.method_.state_dict().items():
-        value, other = value.nan_to_num(), parts.method_.state_dict()[key].nan_to_num()
+    for key, value in whole.adapter_.method.state_dict().items():
+        value, other = value.nan_to_num(), parts.adapter_.method.state_dict()[key].nan_to_num()
         assert float((value - other).float().norm()) <= 1e-3 * max(1.0, float(value.float().norm())), key
 
 
@@ -225,20 +225,20 @@ def test_validation_images_choose_settings(backbone: CLIP, pairs: Pairs, name: s
     chosen = make(backbone, name, **few).fit(pairs, val=pairs)
     images = [image for image, _ in pairs]
     assert chosen.scores(images).shape == plain.scores(images).shape
-    assert (plain.training_["val_images"], plain.training_["chosen"]) == (0, {})
-    assert chosen.training_["val_images"] == 12
-    assert set(chosen.training_["chosen"]) == ({"c"} if name == "linear-probe" else {"alpha", "beta"})
+    assert (plain.adapter_.training.val_images, plain.adapter_.training.chosen) == (0, {})
+    assert chosen.adapter_.training.val_images == 12
+    assert set(chosen.adapter_.training.chosen) == ({"c"} if name == "linear-probe" else {"alpha", "beta"})
     if name != "linear-probe":
-        assert plain.method_.state_dict()["found"].isnan().all()
-        assert chosen.method_.state_dict()["found"].tolist() == [
-            chosen.training_["chosen"][k] for k in ("beta", "alpha")
+        assert plain.adapter_.method.state_dict()["found"].isnan().all()
+        assert chosen.adapter_.method.state_dict()["found"].tolist() == [
+            chosen.adapter_.training.chosen[k] for k in ("beta", "alpha")
         ]
-        torch.testing.assert_close(plain.with_settings(alpha=0.0).scores(images), zero_shot(plain, images))
+        torch.testing.assert_close(plain.adapter_.with_settings(alpha=0.0).scores(images), zero_shot(plain, images))
 
 
 def test_validation_images_are_not_trained_on(backbone: CLIP, photos: Path) -> None:
     model = make(backbone, "linear-probe", shots=3).fit(photos, val=photos)
-    assert model.training_["val_images"] == 24 - 9
+    assert model.adapter_.training.val_images == 24 - 9
     with pytest.raises(DataError, match="no image of the classes blue, green, red that is not trained on"):
         make(backbone, "linear-probe").fit(photos, val=photos)
 
@@ -253,7 +253,7 @@ def test_a_probe_of_two_classes(backbone: CLIP, pairs: Pairs) -> None:
     two = [pair for pair in pairs if pair[1] != "red"]
     classifier = make(backbone, "linear-probe").fit(two)
     assert classifier.score(two) >= 0.9
-    assert classifier.method_.state_dict()["weight"].shape == (2, backbone.config.embed_dim)
+    assert classifier.adapter_.method.state_dict()["weight"].shape == (2, backbone.config.embed_dim)
 
 
 def test_a_diverging_run_says_so(backbone: CLIP, pairs: Pairs) -> None:

@@ -35,14 +35,15 @@ def trained(backbone_file: Path) -> FewShotClassifier:
 @pytest.fixture
 def client(trained: FewShotClassifier) -> Iterator[TestClient]:
     fresh = copy(trained)
-    fresh.added_classes_, fresh._encoded = [], None
-    with TestClient(create_app(fresh)) as client:
+    fresh.adapter_ = copy(trained.adapter_)
+    fresh.adapter_.added_classes = []
+    with TestClient(create_app(fresh.adapter_)) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def ask(trained: FewShotClassifier) -> Iterator[Asker]:
-    with Asker(create_app(trained)) as asker:
+    with Asker(create_app(trained.adapter_)) as asker:
         yield asker
 
 
@@ -54,7 +55,7 @@ FILE = [("images", ("a.png", png()))]
 
 def test_other_names_of_a_local_server(trained: FewShotClassifier) -> None:
     """A site can let its own name point to 127.0.0.1 and then ask in the visitor's browser."""
-    with TestClient(create_app(trained, hosts={"localhost", "127.0.0.1", "::1", "My.Name"})) as client:
+    with TestClient(create_app(trained.adapter_, hosts={"localhost", "127.0.0.1", "::1", "My.Name"})) as client:
         for host in ("localhost", "127.0.0.1:8000", "[::1]:8000", "my.name", "MY.NAME:80"):
             assert client.get("/classes", headers={"host": host}).status_code == 200, host
         for host in (
@@ -192,7 +193,7 @@ def test_names_of_files_are_sent_back_as_text(client: TestClient) -> None:
 
 
 def test_more_connections_than_allowed(trained: FewShotClassifier) -> None:
-    with served(create_app(trained), most=3) as address:
+    with served(create_app(trained.adapter_), most=3) as address:
         host, port = address.removeprefix("http://").split(":")
         lines = [socket.create_connection((host, int(port)), timeout=10) for _ in range(6)]
         try:
@@ -215,7 +216,7 @@ def test_more_connections_than_allowed(trained: FewShotClassifier) -> None:
     "given", ["", "Bearer", f"Basic {SECRET}", f"Bearer {SECRET}x", f"bearer{SECRET}", "Bearer \u00e9"]
 )
 def test_wrong_tokens(trained: FewShotClassifier, given: str) -> None:
-    with TestClient(create_app(trained, token=SECRET)) as client:
+    with TestClient(create_app(trained.adapter_, token=SECRET)) as client:
         headers = {"authorization": given.encode("latin-1")}
         assert client.get("/classes", headers=headers).status_code == 401  # type: ignore[arg-type]
         body = {"images": [base64_of(png())]}

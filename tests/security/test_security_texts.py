@@ -121,7 +121,7 @@ def test_names_of_folders_and_files_on_a_terminal(tmp_path: Path, backbone_file:
     quick = ["--shots", "2", "--epochs", "1", "--rep-dim", "8", "--backbone", str(backbone_file)]
     assert main(["fit", photos, "-o", out, *quick]) == 0
     again = FewShotClassifier.load(out)
-    assert f"red/{odd}" in again.train_keys_
+    assert f"red/{odd}" in again.adapter_.train_keys
     capsys.readouterr()
     assert main(["predict", out, photos]) == 0
     assert "caf\\udce9\\x1b[2J.png" in capsys.readouterr().out

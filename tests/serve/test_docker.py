@@ -111,7 +111,7 @@ def test_its_health_check_tells_a_live_server_from_a_dead_one(backbone: CLIP) ->
 
     words = command(said("HEALTHCHECK")[0])
     assert words[0] == "python"
-    app = create_app(fitted(backbone, "zero-shot"), token=SECRET)
+    app = create_app(fitted(backbone, "zero-shot").adapter_, token=SECRET)
 
     def check(address: str) -> int:
         return subprocess.run(

@@ -39,7 +39,8 @@ def trained(backbone_file: Any) -> FewShotClassifier:
 def classifier(trained: FewShotClassifier) -> FewShotClassifier:
     """One that nothing was added to."""
     fresh = copy(trained)
-    fresh.added_classes_, fresh._encoded = [], None
+    fresh.adapter_ = copy(trained.adapter_)
+    fresh.adapter_.added_classes = []
     return fresh
 
 
@@ -48,7 +49,7 @@ def client(classifier: FewShotClassifier) -> Iterator[TestClient]:
     limits = Limits(
         max_images=4, max_bytes=300_000, max_body=1_000_000, max_pixels=10_000, max_new_classes=5, max_classes=10
     )
-    with TestClient(create_app(classifier, limits=limits)) as client:
+    with TestClient(create_app(classifier.adapter_, limits=limits)) as client:
         yield client
 
 
@@ -92,7 +93,7 @@ def test_known_and_new_names_compete(client: TestClient, classifier: FewShotClas
 def test_added_classes_stay(client: TestClient, classifier: FewShotClassifier) -> None:
     assert client.get("/classes").json() == {
         "trained": ["blue", "green", "red"], "added": [], "takes_new": True, "method": "mmrl",
-        "backbone": classifier.clip_.name,
+        "backbone": classifier.adapter_.clip.name,
     }  # fmt: skip
     assert client.post("/classes", json={"classes": ["tram", "Red"]}).json()["added"] == ["tram"]
     assert client.post("/classes", json={"classes": ["TRAM"]}).json()["added"] == ["tram"]
@@ -102,8 +103,8 @@ def test_added_classes_stay(client: TestClient, classifier: FewShotClassifier) -
 
 
 def test_a_method_without_new_classes_says_so(classifier: FewShotClassifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(type(classifier.method_), "new_classes", "")
-    with TestClient(create_app(classifier)) as client:
+    monkeypatch.setattr(type(classifier.adapter_.method), "new_classes", "")
+    with TestClient(create_app(classifier.adapter_)) as client:
         assert client.get("/classes").json()["takes_new"] is False
         for answer in (
             client.post("/classes", json={"classes": ["tram"]}),
@@ -239,7 +240,7 @@ def test_wrong_classes(client: TestClient) -> None:
 
 
 def test_the_token(classifier: FewShotClassifier) -> None:
-    with TestClient(create_app(classifier, token=SECRET)) as client:
+    with TestClient(create_app(classifier.adapter_, token=SECRET)) as client:
         for path in ("/", "/page.css", "/page.js", "/docs", "/healthz", "/openapi.json"):
             assert client.get(path).status_code == 200
         for header in ("", "Bearer", f"Bearer {SECRET}x", f"Basic {SECRET}", SECRET, "Bearer \u00fc"):
@@ -259,7 +260,7 @@ def test_many_clients_lose_nothing(classifier: FewShotClassifier) -> None:
     images = [encoded(picture(list(COLOURS.values())[n % 3], n)) for n in range(24)]
     questions: list[list[str] | None] = [None, ["red", "tram"], ["zebra", "blue", "green"]]
     expected = [[classifier.predict_proba(image, q)[0] for q in questions] for image in images]
-    app = create_app(classifier, batching=Batching(batch=8))
+    app = create_app(classifier.adapter_, batching=Batching(batch=8))
 
     def ask(client: TestClient, number: int) -> float:
         image, q = number % len(images), (number // 5) % 3
@@ -277,15 +278,15 @@ def test_many_clients_lose_nothing(classifier: FewShotClassifier) -> None:
 
 def test_a_full_queue_says_come_back(classifier: FewShotClassifier, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, go_on = threading.Event(), threading.Event()
-    inner = classifier.method_.scores
+    inner = classifier.adapter_.method.scores
 
     def slow(*arguments: Any) -> Any:
         begun.set()
         assert go_on.wait(20)
         return inner(*arguments)
 
-    monkeypatch.setattr(classifier.method_, "scores", slow)
-    app = create_app(classifier, limits=Limits(queue=2, max_images=2))
+    monkeypatch.setattr(classifier.adapter_.method, "scores", slow)
+    app = create_app(classifier.adapter_, limits=Limits(queue=2, max_images=2))
     with TestClient(app) as client, ThreadPoolExecutor(2) as pool:
         waiting = pool.submit(client.post, "/predict", files=files(png(), png()))
         assert begun.wait(20)
@@ -299,15 +300,18 @@ def test_a_full_queue_says_come_back(classifier: FewShotClassifier, monkeypatch:
 
 def test_too_many_requests_say_come_back(classifier: FewShotClassifier, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, go_on = threading.Event(), threading.Event()
-    inner = classifier.method_.scores
+    inner = classifier.adapter_.method.scores
 
     def slow(*arguments: Any) -> Any:
         begun.set()
         assert go_on.wait(20)
         return inner(*arguments)
 
-    monkeypatch.setattr(classifier.method_, "scores", slow)
-    with TestClient(create_app(classifier, limits=Limits(max_requests=1))) as client, ThreadPoolExecutor(2) as pool:
+    monkeypatch.setattr(classifier.adapter_.method, "scores", slow)
+    with (
+        TestClient(create_app(classifier.adapter_, limits=Limits(max_requests=1))) as client,
+        ThreadPoolExecutor(2) as pool,
+    ):
         waiting = pool.submit(client.post, "/predict", files=files(png()))
         assert begun.wait(20)
         assert client.post("/predict", files=files(png())).status_code == 503
@@ -317,9 +321,9 @@ def test_too_many_requests_say_come_back(classifier: FewShotClassifier, monkeypa
 
 
 def test_a_bug_is_one_answer(classifier: FewShotClassifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    with TestClient(create_app(classifier), raise_server_exceptions=False) as client:
+    with TestClient(create_app(classifier.adapter_), raise_server_exceptions=False) as client:
         with monkeypatch.context() as patch:
-            patch.setattr(classifier.method_, "scores", lambda *a: 1 / 0)
+            patch.setattr(classifier.adapter_.method, "scores", lambda *a: 1 / 0)
             answer = client.post("/predict", files=files(png()))
             assert answer.status_code == 500
             assert "division" not in answer.text

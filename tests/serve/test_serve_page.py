@@ -41,7 +41,9 @@ def classifier(backbone_file: Path) -> FewShotClassifier:
 
 @pytest.fixture(scope="module")
 def address(classifier: FewShotClassifier) -> Iterator[str]:
-    with served(create_app(classifier, limits=Limits(max_body=400_000, read_seconds=1.5)), head_seconds=1.5) as address:
+    with served(
+        create_app(classifier.adapter_, limits=Limits(max_body=400_000, read_seconds=1.5)), head_seconds=1.5
+    ) as address:
         yield address
 
 
@@ -90,7 +92,7 @@ def test_upload_add_and_rank(browser: Any, address: str, tmp_path: Path, width: 
 
 
 def test_the_page_asks_for_the_token(browser: Any, classifier: FewShotClassifier) -> None:
-    with served(create_app(classifier, token=SECRET)) as address:
+    with served(create_app(classifier.adapter_, token=SECRET)) as address:
         tab = browser.new_page()
         tab.goto(address)
         tab.locator("#token").wait_for()
@@ -234,7 +236,7 @@ def test_schemathesis_finds_no_server_error(classifier: FewShotClassifier) -> No
     from schemathesis.checks import not_a_server_error
     from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
-    app = create_app(classifier, limits=Limits(max_classes=30))
+    app = create_app(classifier.adapter_, limits=Limits(max_classes=30))
     schema = schemathesis.openapi.from_asgi("/openapi.json", app)
     checks = [not_a_server_error, status_code_conformance, response_schema_conformance]
     seen: dict[str, int] = {}

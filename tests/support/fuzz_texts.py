@@ -201,7 +201,9 @@ def application() -> Callable[..., tuple[int, bytes]]:
     adapter(files.workplace() / "adapter")
     classifier = FewShotClassifier.load(files.workplace() / "adapter", backbone=files.tiny_with_words())
     stack = ExitStack()
-    return stack.enter_context(Asker(create_app(classifier, limits=Limits(max_classes=20, max_pixels=1_000_000))))
+    return stack.enter_context(
+        Asker(create_app(classifier.adapter_, limits=Limits(max_classes=20, max_pixels=1_000_000)))
+    )
 
 
 def read_request(case: Request, place: Path) -> None:

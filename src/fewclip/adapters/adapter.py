@@ -1,90 +1,298 @@
-"""A fitted classifier as an adapter on disk, and back."""
+"""An Adapter: what was learnt, with the frozen CLIP that it was learnt on. It is complete, or it does not exist."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
 
 from fewclip.adapters.checks import build, check_settings
-from fewclip.adapters.config import AdapterConfig
+from fewclip.adapters.config import AdapterConfig, TrainingSummary
 from fewclip.adapters.disk import save_adapter
 from fewclip.adapters.hub import open_adapter
 from fewclip.clip.load import fingerprint
 from fewclip.clip.model import CLIP
-from fewclip.errors import AdapterError
-from fewclip.methods import find
+from fewclip.data.batches import pixel_batches
+from fewclip.data.names import check_names, key
+from fewclip.errors import AdapterError, DataError, SettingsError
+from fewclip.methods import find, make_settings
+from fewclip.methods.base import Method
+from fewclip.methods.classes import prompts_for
 from fewclip.training.processes import Processes
 from fewclip.training.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from fewclip.classifier import FewShotClassifier
+    from jaxtyping import Bool, Float
 
-Kind = TypeVar("Kind", bound="FewShotClassifier")
-
-
-def keep(classifier: FewShotClassifier, folder: str | Path) -> None:
-    """Write its trained tensors, configuration and model card."""
-    config = AdapterConfig(
-        method=classifier.method,
-        settings=asdict(classifier.method_.settings),
-        backbone=classifier.clip_.name or "unnamed",
-        backbone_fingerprint=fingerprint(classifier.clip_),
-        classes=classifier.trained_classes_,
-        added_classes=classifier.added_classes_,
-        template=classifier.template_,
-        training=classifier.training_,
-        train_keys=classifier.train_keys_,
-    )
-    save_adapter(folder, config, dict(classifier.method_.state_dict()))
+PREDICT_BATCH = 64
+"""Images that go through the tower together."""
 
 
-def revive(
-    kind: type[Kind],
-    name: str | Path,
-    backbone: str | CLIP | None,
-    device: str | None,
-    revision: str | None,
-    token: str | None,
-) -> Kind:
-    """The classifier that was kept in the folder or repository `name`; settings of a newer version that this one doesn't
-    know are left out."""
-    _, config, tensors = open_adapter(name, revision, token, own_backbone=backbone is None)
-    of_method = {f.name for f in fields(find(config.method).Settings)}
-    of_training = {f.name for f in fields(TrainSettings)}
-    trained = {k: v for k, v in config.training.get("settings", {}).items() if k in of_training}
-    own = {k: v for k, v in config.settings.items() if k in of_method}
-    try:
-        check_settings(TrainSettings, trained)
-        check_settings(find(config.method).Settings, own)
-    except AdapterError as error:
-        raise AdapterError(f"{name} can't be used ({error}): copy the adapter again, or fit anew.") from None
-    classifier = kind(
-        config.method,
-        config.backbone if backbone is None else backbone,
-        shots=config.training.get("shots"),
-        template=config.template,
-        device=device,
-        **trained,
-        **own,
-    )
-    classifier.load_backbone(Processes(device).device)
-    found = fingerprint(classifier.clip_)
-    if found != config.backbone_fingerprint:
-        raise AdapterError(
-            f"{name} was made on the backbone {config.backbone!r} (fingerprint {config.backbone_fingerprint[:12]}), but "
-            f"{classifier.clip_.name or 'the one given'} is another (fingerprint {found[:12]}): load it with the backbone "
-            "that it was made on."
+class Candidates(NamedTuple):
+    """Classes to choose from, encoded: computed once, used for any number of images."""
+
+    encoded: Any
+    """The method's view of them."""
+    seen: Bool[Tensor, " classes"]
+    """Which of them were trained on."""
+
+
+class Adapter:
+    """A trained method, its frozen backbone, its classes and how it was trained.
+
+    Attributes:
+        clip: the frozen backbone.
+        method: the trained method, in eval mode.
+        trained_classes: names of the classes that were trained on, in the order of their labels.
+        added_classes: names of the classes that were added later.
+        template: the sentence with `{}` for the class name.
+        training: how it was trained.
+        train_keys: names of the training images within their data set.
+        weights_sha256: checksum of the file that it was loaded from or last saved to; empty before.
+    """
+
+    def __init__(
+        self,
+        clip: CLIP,
+        method: Method,
+        classes: Sequence[str],
+        *,
+        template: str,
+        added_classes: Sequence[str] = (),
+        training: TrainingSummary | None = None,
+        train_keys: Sequence[str] = (),
+        weights_sha256: str = "",
+    ) -> None:
+        self.clip, self.method, self.template = clip, method.eval().requires_grad_(False), template
+        self.trained_classes, self.added_classes = list(classes), list(added_classes)
+        self.training = training or TrainingSummary()
+        self.train_keys, self.weights_sha256 = list(train_keys), weights_sha256
+        self._last: tuple[tuple[list[str], str, bool], Candidates] | None = None
+
+    @property
+    def classes(self) -> list[str]:
+        """All classes that it chooses from: trained ones, then added ones."""
+        return self.trained_classes + self.added_classes
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers it holds."""
+        return sum(p.numel() for p in self.method.parameters())
+
+    @property
+    def takes_new(self) -> bool:
+        """Whether it scores, with its settings, classes that it was not trained on."""
+        return self.method.answers_new
+
+    # Predicting
+
+    @torch.no_grad()
+    def scores(
+        self,
+        images: Any,
+        classes: Sequence[str] | None = None,
+        *,
+        template: str | None = None,
+        unseen: bool = False,
+        repeats: bool = False,
+    ) -> Float[Tensor, "images classes"]:
+        """Logits in float32, on the CPU; softmax makes them probabilities.
+
+        Args:
+            images: one image or many: paths, PIL images, arrays (height, width, 3), tensors, encoded bytes.
+            classes: the candidates, by default all of `classes`. Trained and new names may mix; their order is kept.
+            template: the sentence for these classes, by default that of training.
+            unseen: score every class as a new one, as the papers do on other data sets, where a name may mean
+                another thing.
+            repeats: candidates may have equal names.
+
+        Raises:
+            DataError: an image can't be read, or there is no candidate.
+            PromptError: a name that makes no prompt, or two that make the same.
+            SettingsError: a new name, where the method knows only the trained classes.
+        """
+        candidates = self.candidates(classes, template=template, unseen=unseen, repeats=repeats)
+        batches = pixel_batches(images, self.clip.preprocess, PREDICT_BATCH)
+        rows = [self.pixel_scores(pixels, candidates) for pixels in batches]
+        return torch.cat(rows) if rows else torch.empty(0, len(candidates.seen))
+
+    @torch.no_grad()
+    def pixel_scores(
+        self, pixels: Float[Tensor, "batch 3 size size"], candidates: Candidates
+    ) -> Float[Tensor, "batch classes"]:
+        """The same for one batch of normalised pixels and what `candidates` returned."""
+        return self.method.scores(pixels.to(self.clip.device), *candidates).float().cpu()
+
+    @torch.no_grad()
+    def candidates(
+        self,
+        classes: Sequence[str] | None = None,
+        *,
+        template: str | None = None,
+        unseen: bool = False,
+        repeats: bool = False,
+    ) -> Candidates:
+        """The classes to choose from, encoded; for those that decode images themselves, such as a server. Arguments and
+        errors as `scores`."""
+        names, sentence = self.classes if classes is None else list(classes), template or self.template
+        asked = (names, sentence, unseen)
+        if self._last is not None and self._last[0] == asked:
+            return self._last[1]
+        if not names:
+            raise DataError("classes is empty: give at least one class name.")
+        check_names(names, where="classes", repeats=repeats or names == self.classes)
+        # On another data set a name may mean another thing, so with `unseen` none counts as trained.
+        trained = [] if unseen else self.trained_classes
+        known = {key(name) for name in trained}
+        seen = torch.tensor([key(name) in known for name in names])
+        self._check_new([name for name in names if key(name) not in known])
+        encoded = self.method.encode_classes(prompts_for(self.method, names, sentence, trained))
+        self._last = (asked, Candidates(encoded, seen.to(self.clip.device)))
+        return self._last[1]
+
+    # Changing
+
+    def add_classes(self, names: Sequence[str]) -> Adapter:
+        """Choose from further classes, known by their names only; returns the adapter itself.
+
+        Raises:
+            PromptError: a name that makes no prompt, or that of a class that is there already. None is added then.
+            SettingsError: the method says nothing about classes that it was not trained on.
+        """
+        names = [names] if isinstance(names, str) else list(names)
+        if not names:
+            return self
+        self._check_new(names)
+        check_names(names, where="the classes", known=self.classes)
+        prompts_for(self.method, names, self.template)
+        self.added_classes = self.added_classes + names
+        return self
+
+    def with_settings(self, **settings: Any) -> Adapter:
+        """An adapter with the same trained tensors and other settings of the method, such as another β.
+
+        Raises:
+            SettingsError: a setting that the method doesn't have, or that does not fit these tensors.
+        """
+        name = self.method.name
+        method = type(self.method)(self.clip, make_settings(name, asdict(self.method.settings) | settings))
+        try:
+            method.load_state_dict(self.method.state_dict())
+        except RuntimeError as error:
+            raise SettingsError(f"What {name} learnt does not fit the settings {settings}: fit anew.") from error
+        return Adapter(
+            self.clip,
+            method.to(self.clip.device),
+            self.trained_classes,
+            template=self.template,
+            added_classes=self.added_classes,
+            training=self.training,
+            train_keys=self.train_keys,
         )
-    try:
-        method = build(find(config.method), classifier.clip_, classifier.split_settings()[1], tensors)
-    except AdapterError as error:
-        raise AdapterError(f"{name} can't be used ({error}): copy the adapter again, or fit anew.") from error
-    classifier.method_ = method.to(classifier.clip_.device).eval().requires_grad_(False)
-    classifier.template_ = config.template
-    classifier.trained_classes_, classifier.added_classes_ = config.classes, config.added_classes
-    classifier.training_, classifier.train_keys_ = config.training, config.train_keys
-    classifier.history_ = config.training.get("history", [])
-    classifier.seconds_ = config.training.get("seconds", 0.0)
-    classifier.weights_sha256_ = config.weights_sha256
-    return classifier
+
+    # Keeping
+
+    @property
+    def config(self) -> AdapterConfig:
+        """What adapter_config.json says of it."""
+        return AdapterConfig(
+            method=self.method.name,
+            settings=asdict(self.method.settings),
+            backbone=self.clip.name or "unnamed",
+            backbone_fingerprint=fingerprint(self.clip),
+            classes=self.trained_classes,
+            added_classes=self.added_classes,
+            template=self.template,
+            training=self.training,
+            train_keys=self.train_keys,
+            weights_sha256=self.weights_sha256,
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write trained tensors, configuration and model card into a folder.
+
+        Raises:
+            OutputError: the place can't be written to.
+        """
+        self.weights_sha256 = save_adapter(folder, self.config, dict(self.method.state_dict()))
+
+    @classmethod
+    def load(
+        cls,
+        name: str | Path,
+        *,
+        backbone: str | CLIP | None = None,
+        device: str | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> Adapter:
+        """Read a folder, or `user/name` (also `user/name@revision`) on the Hugging Face hub.
+
+        A local folder goes before a repository of the same name. `backbone` says where its backbone is now, if not under
+        the name it had. `revision` is a branch, a tag or a commit; `token` by default what huggingface_hub finds
+        (HF_TOKEN, `hf auth login`). Without a network the hub's cache is used. Settings of a newer version that this one
+        doesn't know are left out.
+
+        Raises:
+            AdapterError: no adapter, one that can't be fetched, a damaged one, or one of another backbone.
+            BackboneError: the backbone can't be loaded.
+        """
+        _, config, tensors = open_adapter(name, revision, token, own_backbone=backbone is None)
+        kind = find(config.method)
+        try:
+            check_settings(TrainSettings, _fields_of(TrainSettings, config.training.settings))
+            check_settings(kind.Settings, own := _fields_of(kind.Settings, config.settings))
+        except AdapterError as error:
+            raise _unusable(name, error) from None
+        clip = frozen(config.backbone if backbone is None else backbone, Processes(device).device)
+        found = fingerprint(clip)
+        if found != config.backbone_fingerprint:
+            raise AdapterError(
+                f"{name} was made on the backbone {config.backbone!r} (fingerprint {config.backbone_fingerprint[:12]}), but "
+                f"{clip.name or 'the one given'} is a different one (fingerprint {found[:12]}): load it with the backbone "
+                "that it was made on."
+            )
+        try:
+            method = build(kind, clip, make_settings(config.method, own), tensors)
+        except AdapterError as error:
+            raise _unusable(name, error) from error
+        return cls(
+            clip,
+            method.to(clip.device),
+            config.classes,
+            template=config.template,
+            added_classes=config.added_classes,
+            training=replace(config.training, settings=_fields_of(TrainSettings, config.training.settings)),
+            train_keys=config.train_keys,
+            weights_sha256=config.weights_sha256,
+        )
+
+    def _check_new(self, names: Sequence[str]) -> None:
+        if names and not self.takes_new:
+            raise SettingsError(
+                f"{self.method.name} knows only the classes that it was trained on, not {names[0]!r}: fit with images of it, "
+                "or use a method that scores new names, such as mmrl."
+            )
+
+
+def frozen(backbone: str | CLIP, device: torch.device) -> CLIP:
+    """A backbone by its name, or as it is: frozen, in eval mode, on a device.
+
+    Raises:
+        BackboneError: it can't be loaded.
+    """
+    clip = backbone if isinstance(backbone, CLIP) else CLIP.from_pretrained(backbone)
+    return clip.to(device).requires_grad_(False).eval()
+
+
+def _fields_of(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    known = {f.name for f in fields(kind)}
+    return {name: value for name, value in values.items() if name in known}
+
+
+def _unusable(name: str | Path, error: AdapterError) -> AdapterError:
+    return AdapterError(f"{name} can't be used ({error}): copy the adapter again, or fit anew.")

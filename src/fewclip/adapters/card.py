@@ -100,7 +100,7 @@ def _evaluation(one: Stated) -> dict[str, Any]:
 
 
 def _title(config: AdapterConfig) -> str:
-    data = config.training.get("data")
+    data = config.training.data
     return f"{find(config.method).title} adapter of CLIP" + (f" for {code(data)}" if data else "")
 
 
@@ -117,17 +117,16 @@ def _facts(config: AdapterConfig, parameters: int) -> Iterable[tuple[str, str]]:
     base = hub_id(config.backbone)
     where = "comes with fewclip" if config.backbone in EMBEDDED else "a file of its maker's, not on the hub"
     link = f"[{base}](https://huggingface.co/{base})" if base else where
-    shots = training.get("shots", UNKNOWN)
     yield "Method", f"{kind.title} ({kind.paper})"
     yield "Trained", f"{kind.trained}: {parameters:,} numbers"
     yield "Backbone", f"{code(config.backbone)}: {link}"
     yield "Fingerprint of the backbone", code(config.backbone_fingerprint)
-    yield "Data", code(training["data"]) if training.get("data") else UNKNOWN
-    yield "Training images", code(training.get("images", UNKNOWN))
-    yield "Images of each class", "all there are" if shots is None else code(shots)
-    yield "Seed", code(_of_training(config).get("seed", UNKNOWN))
+    yield "Data", code(training.data) if training.data else UNKNOWN
+    yield "Training images", code(training.images or UNKNOWN)
+    yield "Images of each class", "all there are" if training.shots is None else code(training.shots)
+    yield "Seed", code(training.settings.get("seed", UNKNOWN))
     yield "Prompt template", code(config.template)
-    yield "Time of training", f"{training['seconds']:.0f} s" if _number(training.get("seconds")) else UNKNOWN
+    yield "Time of training", f"{training.seconds:.0f} s"
     yield "Adapter format", code(config.format)
 
 
@@ -194,11 +193,7 @@ def _results(results: Sequence[Stated]) -> str:
 
 
 def _settings(config: AdapterConfig) -> Iterable[tuple[str, str]]:
-    return ((code(name), code(value)) for name, value in (config.settings | _of_training(config)).items())
-
-
-def _of_training(config: AdapterConfig) -> dict[str, Any]:
-    return dict(config.training.get("settings") or {})
+    return ((code(name), code(value)) for name, value in (config.settings | config.training.settings).items())
 
 
 def _limits(config: AdapterConfig) -> str:
@@ -228,10 +223,6 @@ def _answers_new(config: AdapterConfig) -> bool:
         return kind.answers_new_with(kind.Settings(**{k: v for k, v in config.settings.items() if k in known}))
     except (SettingsError, TypeError, ValueError):
         return bool(kind.new_classes)
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float))
 
 
 def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

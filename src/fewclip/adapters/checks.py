@@ -60,17 +60,8 @@ def check_config(config: AdapterConfig) -> None:
     Raises:
         AdapterError: says what is wrong, without the adapter's name.
     """
-    hints = get_type_hints(type(config))
-    wrong = [field.name for field in fields(config) if not fits(getattr(config, field.name), hints[field.name])]
-    training: Mapping[str, Any] = config.training if "training" not in wrong else {}
-    inside = {"settings": dict[str, Any], "history": list[dict[str, Any]], "seconds": float, "shots": int | None}
-    wrong += [
-        f"training.{name}" for name, hint in inside.items() if name in training and not fits(training[name], hint)
-    ]
-    if wrong:
-        outer, _, inner = wrong[0].partition(".")
-        value = training[inner] if inner else getattr(config, outer)
-        raise AdapterError(f"{wrong[0]} is {str(value)[:40]!r}")
+    _check_types(config)
+    _check_types(config.training, "training.")
     try:
         check_names(config.classes + config.added_classes, where="the adapter", repeats=True)
         find_template(config.template)
@@ -80,6 +71,14 @@ def check_config(config: AdapterConfig) -> None:
         raise AdapterError(f"its template has {len(config.template)} characters or odd ones")
     if not config.classes:
         raise AdapterError("it names no classes")
+
+
+def _check_types(values: Any, before: str = "") -> None:
+    hints = get_type_hints(type(values))
+    for field in fields(values):
+        value = getattr(values, field.name)
+        if not fits(value, hints[field.name]):
+            raise AdapterError(f"{before}{field.name} is {str(value)[:40]!r}")
 
 
 def check_settings(settings: type, values: Mapping[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from fewclip.version import __version__
@@ -11,7 +12,29 @@ FORMAT = 1
 """Raised when an older fewclip could no longer read what this one writes; what is merely added needs no new one."""
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
+class TrainingSummary:
+    """How an adapter was trained."""
+
+    data: str = ""
+    """Name of the data set; empty where it is not recorded."""
+    shots: int | None = None
+    """Training images per class; None: all."""
+    images: int = 0
+    """Training images; 0 where it is not recorded."""
+    val_images: int = 0
+    """Validation images that settings were chosen by."""
+    chosen: dict[str, float] = field(default_factory=dict)
+    """The settings that they chose."""
+    seconds: float = 0.0
+    """Time of training."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """One entry per epoch: epoch, lr, loss."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """The fields of `fewclip.training.settings.TrainSettings`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdapterConfig:
     """The content of adapter_config.json."""
 
@@ -29,11 +52,26 @@ class AdapterConfig:
     """Classes added by name afterwards."""
     template: str
     """Sentence with `{}` for the class name."""
-    training: dict[str, Any] = field(default_factory=dict)
-    """Summary: shots, images, epochs, seed, learning rate, loss by epoch, seconds, fewclip's settings."""
+    training: TrainingSummary = field(default_factory=TrainingSummary)
     train_keys: list[str] = field(default_factory=list)
     """Names of the training images within their data set, so that they are left out of an evaluation on it."""
     weights_sha256: str = ""
     """Checksum of the file of tensors."""
     fewclip_version: str = __version__
     format: int = FORMAT
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any]) -> AdapterConfig:
+        """From the object in the file. Keys of newer versions are passed over; types are not checked.
+
+        Raises:
+            TypeError: a key is missing.
+        """
+        known = _known(cls, raw)
+        if isinstance(known.get("training"), dict):
+            known["training"] = TrainingSummary(**_known(TrainingSummary, known["training"]))
+        return cls(**known)
+
+
+def _known(kind: type, raw: Mapping[str, Any]) -> dict[str, Any]:
+    return {f.name: raw[f.name] for f in fields(kind) if f.name in raw}

@@ -15,7 +15,7 @@ import hashlib
 import os
 import re
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -60,15 +60,16 @@ PATIENCE = 10.0
 """Seconds to wait for another process that is saving to the same folder."""
 
 
-def save_adapter(folder: str | Path, config: AdapterConfig, tensors: dict[str, Tensor]) -> None:
-    """Write an adapter into a folder; one that was there stays whole until the new one is.
+def save_adapter(folder: str | Path, config: AdapterConfig, tensors: dict[str, Tensor]) -> str:
+    """Write an adapter into a folder; one that was there stays whole until the new one is. Returns the checksum of the
+    weights' file.
 
     Raises:
         OutputError: the place can't be written to, or another process goes on writing there.
     """
     folder = Path(folder)
     data = as_tensors(tensors, {"format": "pt", "method": config.method})
-    config.weights_sha256 = hashlib.sha256(data).hexdigest()
+    config = replace(config, weights_sha256=hashlib.sha256(data).hexdigest())
     card = model_card(config, sum(t.numel() for t in tensors.values())).encode(errors="backslashreplace")
     with only_writer(folder, PATIENCE):
         clear(folder, *OURS)
@@ -81,6 +82,7 @@ def save_adapter(folder: str | Path, config: AdapterConfig, tensors: dict[str, T
                 stray.unlink()
         except OSError as error:
             raise OutputError(f"Could not finish saving to {folder}: {error.strerror or error}. Save again.") from error
+    return config.weights_sha256
 
 
 def read_config(folder: str | Path) -> AdapterConfig:
@@ -112,7 +114,7 @@ def read_config(folder: str | Path) -> AdapterConfig:
             f"{__version__} reads formats up to {FORMAT}: upgrade fewclip."
         )
     try:
-        config = AdapterConfig(**{key: raw[key] for key in AdapterConfig.__dataclass_fields__ if key in raw})
+        config = AdapterConfig.parse(raw)
     except TypeError as error:
         raise AdapterError(f"{path} can't be read ({error}): copy the adapter again, or fit anew.") from error
     try:

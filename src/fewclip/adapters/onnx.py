@@ -7,7 +7,6 @@ on random pixels, and refused where its probabilities are not those of torch. Ne
 
 from __future__ import annotations
 
-import copy
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewclip.classifier import FewShotClassifier
+from fewclip.adapters.adapter import Adapter
 from fewclip.clip.load import fingerprint
 from fewclip.clip.prompts import Prompts
 from fewclip.data.names import key
@@ -57,13 +56,12 @@ class Whole(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, classifier: FewShotClassifier, raw: bool) -> None:
+    def __init__(self, adapter: Adapter, raw: bool) -> None:
         super().__init__()
-        self.method, self.clip = classifier.method_, classifier.clip_
-        self.encoded, self.seen = classifier.candidates()
+        self.method, self.clip = adapter.method, adapter.clip
+        self.encoded, self.seen = adapter.candidates()
         self.raw = raw
-        preprocess = classifier.clip_.preprocess
-        assert preprocess is not None
+        preprocess = adapter.clip.preprocess
         self.register_buffer("mean", torch.tensor(preprocess.mean)[:, None, None])
         self.register_buffer("std", torch.tensor(preprocess.std)[:, None, None])
 
@@ -87,16 +85,16 @@ class ImagePart(Whole):
 class TextPart(nn.Module):
     """Rows of token ids to class features. Prompts share BOT alone here: how long a prefix is can't depend on them."""
 
-    def __init__(self, classifier: FewShotClassifier) -> None:
+    def __init__(self, adapter: Adapter) -> None:
         super().__init__()
-        self.method, self.clip = classifier.method_, classifier.clip_
+        self.method, self.clip = adapter.method, adapter.clip
 
     def forward(self, tokens: Tensor) -> Any:
         return self.method.encode_classes(Prompts(tokens, tokens.argmax(dim=1), 1))
 
 
 def export(
-    classifier: FewShotClassifier,
+    adapter: Adapter,
     out: str | Path,
     *,
     dtype: Literal["fp32", "fp16"] = "fp32",
@@ -118,14 +116,13 @@ def export(
         raise OutputError(f"Exporting needs {missing[0]}: pip install 'fewclip[export]'.")
     if out.suffix != ".onnx":
         raise OutputError(f"The output {out} is no .onnx file: give one with -o, such as model.onnx.")
-    if classifier.clip_.device.type != "cpu":
-        raise ExportError(f"The classifier is on {classifier.clip_.device}: load it with device='cpu' to export it.")
-    classifier = copy.copy(classifier)
-    raw, size = pixels == "raw", classifier.clip_.config.image_size
-    whole = Whole(classifier, raw).eval()
-    if parts and not _is_matrix(whole.encoded, len(classifier.classes_)):
+    if adapter.clip.device.type != "cpu":
+        raise ExportError(f"The adapter is on {adapter.clip.device}: load it with device='cpu' to export it.")
+    raw, size = pixels == "raw", adapter.clip.config.image_size
+    whole = Whole(adapter, raw).eval()
+    if parts and not _is_matrix(whole.encoded, len(adapter.classes)):
         raise ExportError(
-            f"{classifier.method} does not see a class as one row of features, so its towers can't part: leave --parts out."
+            f"{adapter.method.name} does not see a class as one row of features, so its towers can't part: leave --parts out."
         )
 
     def images(count: int) -> Tensor:
@@ -135,25 +132,25 @@ def export(
 
     batch = {"pixels": {0: torch.export.Dim("batch", max=4096)}} if dynamic_batch else {"pixels": None}
     trace = images(2 if dynamic_batch else 1)
-    data = _graph(whole, classifier.method, {"pixels": trace}, batch, "probabilities", dtype)
+    data = _graph(whole, adapter.method.name, {"pixels": trace}, batch, "probabilities", dtype)
     error = _check(data, whole, [{"pixels": images(n)} for n in ((1, 3) if dynamic_batch else (1,))], dtype)
     graphs = {out: data}
     if parts:
         names = {"image": out.with_name(f"{out.stem}-image.onnx"), "text": out.with_name(f"{out.stem}-text.onnx")}
-        image, text = ImagePart(classifier, raw).eval(), TextPart(classifier).eval()
+        image, text = ImagePart(adapter, raw).eval(), TextPart(adapter).eval()
         classes = torch.export.Dim("classes", min=1, max=65536)
         shapes = batch | {"classes": {0: classes}, "seen": {0: classes}}
         given = {"pixels": trace, "classes": whole.encoded, "seen": whole.seen}
-        graphs[names["image"]] = _graph(image, classifier.method, given, shapes, "probabilities", dtype)
+        graphs[names["image"]] = _graph(image, adapter.method.name, given, shapes, "probabilities", dtype)
         error = max(error, _check(graphs[names["image"]], image, [given | {"pixels": images(len(trace))}], dtype))
-        tokens = _tokens(classifier, classifier.classes_)
+        tokens = _tokens(adapter, adapter.classes)
         free = {"tokens": {0: classes}}
-        graphs[names["text"]] = _graph(text, classifier.method, {"tokens": tokens}, free, "classes", dtype)
+        graphs[names["text"]] = _graph(text, adapter.method.name, {"tokens": tokens}, free, "classes", dtype)
         error = max(error, _check(graphs[names["text"]], text, [{"tokens": tokens[:1]}, {"tokens": tokens}], dtype))
     if parts:
-        assert classifier.clip_.tokenizer is not None
-        graphs[out.with_name(f"{out.stem}-tokenizer.json")] = classifier.clip_.tokenizer.to_json().encode()
-    about = _description(classifier, dtype, dynamic_batch, pixels)
+        assert adapter.clip.tokenizer is not None
+        graphs[out.with_name(f"{out.stem}-tokenizer.json")] = adapter.clip.tokenizer.to_json().encode()
+    about = _description(adapter, dtype, dynamic_batch, pixels)
     files = graphs | {out.with_suffix(".json"): as_json(about)}
     write_files(files, finish=out.with_suffix(".json"))
     return Exported(list(files), error)
@@ -177,11 +174,11 @@ def _is_matrix(encoded: Any, classes: int) -> bool:
     return isinstance(encoded, Tensor) and encoded.ndim == 2 and len(encoded) == classes
 
 
-def _tokens(classifier: FewShotClassifier, names: Sequence[str]) -> Tensor:
-    tokenizer = classifier.clip_.tokenizer
+def _tokens(adapter: Adapter, names: Sequence[str]) -> Tensor:
+    tokenizer = adapter.clip.tokenizer
     assert tokenizer is not None
-    texts = [classifier.template_.replace("{}", name.replace("_", " ")) for name in names]
-    return tokenizer(texts, classifier.clip_.config.context_length).long()
+    texts = [adapter.template.replace("{}", name.replace("_", " ")) for name in names]
+    return tokenizer(texts, adapter.clip.config.context_length).long()
 
 
 def _graph(
@@ -248,15 +245,14 @@ def _check(data: bytes, module: nn.Module, examples: Sequence[Mapping[str, Tenso
     return worst
 
 
-def _description(classifier: FewShotClassifier, dtype: str, dynamic_batch: bool, pixels: str) -> dict[str, Any]:
-    clip, preprocess = classifier.clip_, classifier.clip_.preprocess
-    assert preprocess is not None
-    trained = {key(name) for name in classifier.trained_classes_}
+def _description(adapter: Adapter, dtype: str, dynamic_batch: bool, pixels: str) -> dict[str, Any]:
+    clip, preprocess = adapter.clip, adapter.clip.preprocess
+    trained = {key(name) for name in adapter.trained_classes}
     size = preprocess.image_size
     return {
-        "classes": classifier.classes_,
-        "trained": [key(name) in trained for name in classifier.classes_],
-        "template": classifier.template_,
+        "classes": adapter.classes,
+        "trained": [key(name) in trained for name in adapter.classes],
+        "template": adapter.template,
         "context_length": clip.config.context_length,
         "pixels": {
             "input": "uint8, RGB, 0 to 255" if pixels == "raw" else "float32, RGB, (value / 255 - mean) / std",
@@ -268,7 +264,7 @@ def _description(classifier: FewShotClassifier, dtype: str, dynamic_batch: bool,
             "std": preprocess.std,
         },
         "dtype": dtype,
-        "method": classifier.method,
+        "method": adapter.method.name,
         "backbone": clip.name or "unnamed",
         "backbone_fingerprint": fingerprint(clip),
         "fewclip_version": __version__,

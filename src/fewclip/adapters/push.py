@@ -6,6 +6,7 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from fewclip.adapters.card import model_card
 from fewclip.adapters.disk import CARD, CONFIG, WEIGHTS, read_adapter, tensors_of
 from fewclip.adapters.hub import MOST_BYTES, NAME, TIMEOUT, check_size, reason, refusal
-from fewclip.bench.stated import read_results
 from fewclip.clip.load import EMBEDDED, hub_id
 from fewclip.errors import DataError, FewclipError, OutputError
 from fewclip.version import __version__
 
 if TYPE_CHECKING:
-    from fewclip.classifier import FewShotClassifier
+    from fewclip.adapters.adapter import Adapter
+    from fewclip.adapters.card import Stated
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def pack(
     repo: str,
     *,
     licence: str | None = None,
-    results: str | Path | None = None,
+    results: Sequence[Stated] = (),
     card: str | Path | None = None,
     train_names: bool = True,
 ) -> Package:
@@ -47,7 +48,7 @@ def pack(
     last name, so that no path of this machine is published; without `train_names` those of the training images go too.
 
     Raises:
-        AdapterError: no adapter there, or a damaged one. DataError: unusable results or card.
+        AdapterError: no adapter there, or a damaged one. DataError: an unusable card.
         OutputError: no name of a repository, or no identifier of a licence.
     """
     from huggingface_hub.errors import HFValidationError
@@ -67,13 +68,12 @@ def pack(
     folder = Path(folder).expanduser()
     config, weights = read_adapter(folder)
     tensors = tensors_of(weights, folder / WEIGHTS)
-    stated = [] if results is None else read_results(results, config)
     if config.backbone not in EMBEDDED and (hub_id(config.backbone) is None or os.path.exists(config.backbone)):
         config = replace(config, backbone=re.split(r"[/\\]", config.backbone.rstrip("/\\"))[-1] or "unnamed")
     if not train_names:
         config = replace(config, train_keys=[])
     if card is None:
-        text = model_card(config, sum(t.numel() for t in tensors.values()), repo=repo, licence=licence, results=stated)
+        text = model_card(config, sum(t.numel() for t in tensors.values()), repo=repo, licence=licence, results=results)
     else:
         text = _own_card(Path(card))
     settings = json.dumps(asdict(config), indent=2, ensure_ascii=False) + "\n"
@@ -144,8 +144,8 @@ def upload(
         ) from error
 
 
-def push(classifier: FewShotClassifier, repo: str, packing: dict[str, Any], sending: dict[str, Any]) -> str:
-    """Save a classifier to a temporary folder and push it; the keywords of `pack` and of `upload`."""
+def push(adapter: Adapter, repo: str, packing: dict[str, Any], sending: dict[str, Any]) -> str:
+    """Save an adapter to a temporary folder and push it; the keywords of `pack` and of `upload`."""
     with tempfile.TemporaryDirectory() as folder:
-        classifier.save(folder)
+        adapter.save(folder)
         return upload(pack(folder, repo, **packing), **sending)

@@ -1,4 +1,4 @@
-"""Accuracy of a classifier on a part of a data set."""
+"""Accuracy of an adapter on a part of a data set."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fewclip.classifier import FewShotClassifier
+from fewclip.adapters.adapter import Adapter
 from fewclip.data.dataset import Dataset
 from fewclip.data.names import key
 from fewclip.errors import DataError
@@ -84,7 +84,7 @@ def without(dataset: Dataset, keys: Sequence[str]) -> Dataset:
 
 
 def evaluate(
-    classifier: FewShotClassifier,
+    adapter: Adapter,
     dataset: Dataset,
     split: str = "all",
     *,
@@ -93,7 +93,7 @@ def evaluate(
 ) -> Result:
     """Accuracy and calibration among the classes of `dataset`, which may have more classes than images show.
 
-    `template` and `unseen` are those of `FewShotClassifier.scores`.
+    `template` and `unseen` are those of `Adapter.scores`.
 
     Raises:
         DataError: there is no image.
@@ -101,7 +101,7 @@ def evaluate(
     if not len(dataset):
         raise DataError(f"No image of {dataset.name} is left to evaluate: all were trained on. Give data of its own.")
     started = time.monotonic()
-    scores = classifier.scores(
+    scores = adapter.scores(
         dataset.images, dataset.classes, template=template, unseen=unseen, repeats=dataset.published
     )
     seconds = time.monotonic() - started

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from fewclip.adapters.adapter import Adapter
 from fewclip.bench.evaluation import evaluate, without
 from fewclip.bench.machine import PeakMemory, machine, now, versions
 from fewclip.bench.rows import Row
@@ -146,7 +147,7 @@ class Bench:
             return None
         return val if run.val == "all" else train.few_shot_and_val(val, run.shots or VAL_SHOTS, run.seed)[1]
 
-    def fit(self, train: Dataset) -> FewShotClassifier:
+    def fit(self, train: Dataset) -> Adapter:
         """Train, from where an interrupted run of the same name stood; or load what such a training left."""
         run, clip = self.run, backbone(self.run.backbone)
         kept = Path(self.where.out, ADAPTERS, run.training_name(train.classes))
@@ -166,10 +167,10 @@ class Bench:
         model.fit(train, val=self.val(train), checkpoint=self.where.checkpoint(run))
         if self.where.keep_adapters:
             model.save(kept)
-        return model
+        return model.adapter_
 
-    def _kept(self, folder: Path, clip: CLIP) -> FewShotClassifier:
-        model = FewShotClassifier.load(folder, backbone=clip, device=self.where.device)
+    def _kept(self, folder: Path, clip: CLIP) -> Adapter:
+        model = Adapter.load(folder, backbone=clip, device=self.where.device)
         kind = find(self.run.method)
         usual = {f.name: f.default for f in fields(kind.Settings)} | self.run.settings
         scoring = {name: usual[name] for name in kind.score_settings}
@@ -177,7 +178,7 @@ class Bench:
 
     def row(
         self,
-        model: FewShotClassifier,
+        model: Adapter,
         test: Dataset,
         split: str,
         *,
@@ -188,8 +189,8 @@ class Bench:
         """Test and describe. `target`: another data set than the source, whose classes all count as new."""
         run = self.run
         if target is None:
-            test = without(test, model.train_keys_)  # data without a split of its own
-            template = model.template_
+            test = without(test, model.train_keys)  # data without a split of its own
+            template = model.template
         else:
             template = find_template(run.template or test.template or "photo")
         result = evaluate(model, test, split, template=template, unseen=target is not None)
@@ -197,12 +198,12 @@ class Bench:
             "protocol": run.protocol,
             "preset": run.preset,
             "method": run.method,
-            "settings": asdict(model.method_.settings),
-            "training": {k: v for k, v in model.training_["settings"].items() if k not in NOT_IN_ROWS},
+            "settings": asdict(model.method.settings),
+            "training": {k: v for k, v in model.training.settings.items() if k not in NOT_IN_ROWS},
             "ablation": run.ablation,
             "variant": variant or run.variant,
             "backbone": run.backbone,
-            "backbone_fingerprint": fingerprint(model.clip_),
+            "backbone_fingerprint": fingerprint(model.clip),
             "source": run.source,
             "dataset": target or run.source,
             "template": template,
@@ -210,12 +211,12 @@ class Bench:
             "candidates": candidates,
             "seed": run.seed,
             "shots": run.shots,
-            "train_images": model.training_["images"],
-            "val_images": model.training_.get("val_images", 0),
-            "chosen": model.training_.get("chosen", {}),
+            "train_images": model.training.images,
+            "val_images": model.training.val_images,
+            "chosen": model.training.chosen,
             **{k: v for k, v in result.as_dict().items() if k not in ("split", "seconds")},
-            "parameters": sum(p.numel() for p in model.method_.parameters()),
-            "train_seconds": round(model.seconds_, 3),
+            "parameters": model.parameters,
+            "train_seconds": model.training.seconds,
             "predict_seconds": result.seconds,
             "peak_memory_mb": self.memory.mb(),
             "gpu_memory_mb": self.memory.gpu_mb(),

@@ -35,7 +35,7 @@ def read_results(path: str | Path, config: AdapterConfig) -> list[Stated]:
     if not mine:
         raise DataError(
             f"None of the {len(found)} results in {path} is of this adapter: expected rows with its method ({config.method}), "
-            f"settings, backbone, data ({config.training.get('data')}), shots and seed. Measure it with `fewclip eval --json`."
+            f"settings, backbone, data ({config.training.data}), shots and seed. Measure it with `fewclip eval --json`."
         )
     return mine
 
@@ -56,16 +56,16 @@ def _evaluation(result: dict[str, Any], path: Path, config: AdapterConfig) -> St
 
 def _is_of(row: Row, config: AdapterConfig) -> bool:
     training = config.training
-    trained: dict[str, Any] = training.get("settings") or {}
+    trained = training.settings
     said = row.get("training") or {}
     return (
         row.get("variant") is None
         and row.get("method") == config.method
         and row.get("backbone_fingerprint") == config.backbone_fingerprint
         and row.get("settings") == config.settings
-        and row.get("source") == training.get("data")
-        and row.get("shots") == training.get("shots")
-        and row.get("train_images") == training.get("images")
+        and row.get("source") == training.data
+        and row.get("shots") == training.shots
+        and row.get("train_images") == training.images
         and all(trained.get(name) == value for name, value in said.items())
     )
 

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewclip.adapters.adapter import PREDICT_BATCH, Adapter
 from fewclip.bulk.pieces import Image, Piece
 from fewclip.bulk.plan import read_piece
 from fewclip.bulk.table import encode
-from fewclip.classifier import PREDICT_BATCH, FewShotClassifier
 from fewclip.errors import DataError
 
 AHEAD = 2
@@ -57,7 +57,7 @@ class Part(NamedTuple):
 
 
 class Predictor:
-    """A classifier that makes rows of images.
+    """An adapter that makes rows of images.
 
     Raises:
         FewclipError: an adapter or candidates that can't be used.
@@ -65,10 +65,9 @@ class Predictor:
 
     def __init__(self, spec: Spec, threads: int) -> None:
         self.spec, self.threads = spec, threads
-        classifier = FewShotClassifier.load(spec.adapter, backbone=spec.backbone, device=spec.device)
-        self.classifier = classifier
-        self.names = list(classifier.classes_ if spec.classes is None else spec.classes)
-        self.candidates = classifier.candidates(self.names)
+        self.adapter = Adapter.load(spec.adapter, backbone=spec.backbone, device=spec.device)
+        self.names = list(self.adapter.classes if spec.classes is None else spec.classes)
+        self.candidates = self.adapter.candidates(self.names)
 
     def parts(self, orders: Iterable[Order], announce: Callable[[int, int], None] | None = None) -> Iterator[Part]:
         """The part of each order, in order."""
@@ -90,7 +89,7 @@ class Predictor:
             if isinstance(batch, BaseException):
                 raise batch
             if batch.pixels is not None:
-                scores = self.classifier.pixel_scores(batch.pixels, self.candidates)
+                scores = self.adapter.pixel_scores(batch.pixels, self.candidates)
                 batch.found = torch.softmax(scores, dim=-1).numpy()
                 batch.pixels = None
             done.append(batch)
@@ -121,9 +120,8 @@ class Predictor:
 
     def _read(self, image: Image) -> Tensor | str:
         """Pixels, or a sentence on why there are none."""
-        assert self.classifier.clip_.preprocess is not None
         try:
-            return self.classifier.clip_.preprocess(image.load())
+            return self.adapter.clip.preprocess(image.load())
         except DataError as error:
             return str(error)
         except OSError as error:

@@ -14,6 +14,7 @@ from typing import Any
 
 import tyro
 
+from fewclip.adapters.adapter import Adapter
 from fewclip.bench.evaluation import choose, evaluate, harmonic_mean
 from fewclip.classifier import DEFAULT_BACKBONE, FewShotClassifier
 from fewclip.clip.model import CLIP
@@ -66,12 +67,12 @@ def demo(arguments: list[str]) -> int:
         file=sys.stderr,
     )
     rows: list[dict[str, Any]] = []
-    fitted: dict[str, FewShotClassifier] = {}
+    fitted: dict[str, Adapter] = {}
     for method in SETTINGS:
         for seed in seeds if METHODS[method] is not METHODS["zero-shot"] else seeds[:1]:
-            row, classifier = run(method, seed, clip, base, test, verbose=not options.json)
+            row, adapter = run(method, seed, clip, base, test, verbose=not options.json)
             rows.append(row)
-            fitted.setdefault(method, classifier)
+            fitted.setdefault(method, adapter)
     table = summarise(rows)
     write_json(options.out / "results.json", {"rows": rows, "machine": platform.platform(), "python": sys.version})
     write_text(options.out / "results.md", markdown(table))
@@ -88,10 +89,12 @@ def demo(arguments: list[str]) -> int:
 
 def run(
     method: str, seed: int, clip: CLIP, base: Dataset, test: Dataset, *, verbose: bool
-) -> tuple[dict[str, Any], FewShotClassifier]:
-    """One method with one seed: a row of results, and the classifier."""
-    classifier = FewShotClassifier(method, clip, shots=16, seed=seed, verbose=verbose, **SETTINGS[method]).fit(base)
-    accuracy = {split: evaluate(classifier, choose(test, base.classes, split)).accuracy for split in ("base", "novel")}
+) -> tuple[dict[str, Any], Adapter]:
+    """One method with one seed: a row of results, and the adapter."""
+    adapter = (
+        FewShotClassifier(method, clip, shots=16, seed=seed, verbose=verbose, **SETTINGS[method]).fit(base).adapter_
+    )
+    accuracy = {split: evaluate(adapter, choose(test, base.classes, split)).accuracy for split in ("base", "novel")}
     row = {
         "method": method,
         "data": base.name,
@@ -99,11 +102,11 @@ def run(
         "base": accuracy["base"],
         "novel": accuracy["novel"],
         "hm": round(harmonic_mean(accuracy["base"], accuracy["novel"]), 2),
-        "seconds": round(classifier.seconds_, 2),
-        "parameters": sum(p.numel() for p in classifier.method_.parameters()),
+        "seconds": round(adapter.training.seconds, 2),
+        "parameters": adapter.parameters,
         "settings": SETTINGS[method],
     }
-    return row, classifier
+    return row, adapter
 
 
 def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -144,7 +147,7 @@ def show(table: list[dict[str, Any]]) -> None:
     Console().print(shown)
 
 
-def picture(fitted: dict[str, FewShotClassifier], test: Dataset, base: tuple[str, ...], path: Path) -> None:
+def picture(fitted: dict[str, Adapter], test: Dataset, base: tuple[str, ...], path: Path) -> None:
     """A sheet of test drawings, base and novel, with what each method says."""
     rows = []
     for split, heading in (
@@ -153,12 +156,12 @@ def picture(fitted: dict[str, FewShotClassifier], test: Dataset, base: tuple[str
     ):
         part = choose(test, base, split)
         part = part.take(random.Random(7).sample(range(len(part)), 6))
-        guesses = {METHODS[m].title: c.predict(part.images, part.classes) for m, c in fitted.items()}
+        guesses = {METHODS[m].title: a.scores(part.images, part.classes).argmax(-1).tolist() for m, a in fitted.items()}
         samples = [
             Sample(
                 part.images[i],
                 part.classes[part.labels[i]],
-                [(m.removeprefix("CLIP "), g[i]) for m, g in guesses.items()],
+                [(m.removeprefix("CLIP "), part.classes[g[i]]) for m, g in guesses.items()],
             )
             for i in range(len(part))
         ]

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from fewclip.adapters.adapter import Adapter as Loaded
 from fewclip.bench.evaluation import choose, evaluate, without
-from fewclip.classifier import FewShotClassifier
 from fewclip.cli.options import Adapter
 from fewclip.data.read import read_data
 
@@ -40,15 +40,15 @@ class Eval:
 def eval(arguments: list[str]) -> int:
     """Accuracy of an adapter on labelled images. Images that it was trained on are left out."""
     options = tyro.cli(Eval, prog="fewclip eval", description=eval.__doc__, args=arguments)
-    classifier = FewShotClassifier.load(options.adapter, backbone=options.backbone, device=options.device)
+    adapter = Loaded.load(options.adapter, backbone=options.backbone, device=options.device)
     dataset = read_data(options.data, options.part, root=options.root)
-    whole = choose(dataset, classifier.trained_classes_, options.split)
+    whole = choose(dataset, adapter.trained_classes, options.split)
     held_out = whole
-    if dataset.name == classifier.training_.get("data"):
-        held_out = without(whole, classifier.train_keys_)
-    result = evaluate(classifier, held_out, options.split)
+    if dataset.name == adapter.training.data:
+        held_out = without(whole, adapter.train_keys)
+    result = evaluate(adapter, held_out, options.split)
     if options.json:
-        what = {"data": dataset.name, "part": options.part, "weights_sha256": classifier.weights_sha256_}
+        what = {"data": dataset.name, "part": options.part, "weights_sha256": adapter.weights_sha256}
         print(json.dumps(what | result.as_dict(), ensure_ascii=False))
         return 0
     left_out = len(whole) - len(held_out)

@@ -33,14 +33,14 @@ class Export:
 def export(arguments: list[str]) -> int:
     """Write an adapter as an ONNX graph from pixels to probabilities, which needs neither fewclip nor torch."""
     options = tyro.cli(Export, prog="fewclip export", description=export.__doc__, args=arguments)
+    from fewclip.adapters.adapter import Adapter as Loaded
     from fewclip.adapters.onnx import export as write
-    from fewclip.classifier import FewShotClassifier
 
-    classifier = FewShotClassifier.load(options.adapter, backbone=options.backbone, device="cpu")
+    adapter = Loaded.load(options.adapter, backbone=options.backbone, device="cpu")
     if options.classes:
-        classifier.add_classes([name.strip() for name in options.classes.split(",") if name.strip()])
+        adapter.add_classes([name.strip() for name in options.classes.split(",") if name.strip()])
     done = write(
-        classifier,
+        adapter,
         options.out,
         dtype=options.dtype,
         dynamic_batch=options.dynamic_batch,
@@ -50,7 +50,7 @@ def export(arguments: list[str]) -> int:
     for path in done.files:
         print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
     print(
-        f"{classifier.method}, {len(classifier.classes_)} classes; probabilities within {done.error:.0e} of torch's on random "
+        f"{adapter.method.name}, {len(adapter.classes)} classes; probabilities within {done.error:.0e} of torch's on random "
         "pixels, by onnxruntime."
     )
     return 0

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from fewclip.adapters.adapter import Adapter
 from fewclip.adapters.disk import CONFIG, OURS
 from fewclip.classifier import DEFAULT_BACKBONE, FewShotClassifier
 from fewclip.data.dataset import Dataset
@@ -70,12 +71,12 @@ def fit(arguments: list[str]) -> int:
         raise OutputError(f"The output {options.out} is a file: give a new folder with -o.")
     with only_writer(options.out) if main else nullcontext():
         check_out(options.out, options.overwrite)
-        classifier = learn(options, training, settings, val)
+        adapter = learn(options, training, settings, val)
         if main:
-            classifier.save(options.out)
+            adapter.save(options.out)
             (options.out / CHECKPOINT).unlink(missing_ok=True)
     if main:
-        show(options, classifier)
+        show(options, adapter)
     return 0
 
 
@@ -93,7 +94,7 @@ def validation(options: Fit) -> Dataset | None:
     return read_data(options.val, "val")
 
 
-def learn(options: Fit, training: TrainSettings, settings: Any, val: Dataset | None) -> FewShotClassifier:
+def learn(options: Fit, training: TrainSettings, settings: Any, val: Dataset | None) -> Adapter:
     """Train, from where an interrupted run of the same command stood."""
     if options.backbone == DEFAULT_BACKBONE and options.data not in EMBEDDED and not options.json:
         print(
@@ -114,7 +115,7 @@ def learn(options: Fit, training: TrainSettings, settings: Any, val: Dataset | N
         **asdict(training),
         **asdict(settings),
     )
-    return classifier.fit(dataset, val=val, checkpoint=options.out / CHECKPOINT, overwrite=options.overwrite)
+    return classifier.fit(dataset, val=val, checkpoint=options.out / CHECKPOINT, overwrite=options.overwrite).adapter_
 
 
 def parse(arguments: list[str]) -> tuple[Fit, TrainSettings, Any]:
@@ -163,19 +164,19 @@ def check_out(out: Path, overwrite: bool) -> None:
         raise OutputError(f"The output folder {out} is not empty, it holds {others[0]}: give a new one with -o.")
 
 
-def show(options: Fit, classifier: FewShotClassifier) -> None:
+def show(options: Fit, adapter: Adapter) -> None:
     summary = {
         "adapter": str(options.out),
         "method": options.method,
-        "backbone": classifier.clip_.name,
-        "classes": classifier.classes_,
-        "template": classifier.template_,
-        "parameters": classifier.method_.parameter_count() or sum(p.numel() for p in classifier.method_.parameters()),
-        "images": classifier.training_["images"],
-        "val_images": classifier.training_["val_images"],
-        "chosen": classifier.training_["chosen"],
-        "loss": classifier.history_[-1]["loss"] if classifier.history_ else None,
-        "seconds": round(classifier.seconds_, 2),
+        "backbone": adapter.clip.name,
+        "classes": adapter.classes,
+        "template": adapter.template,
+        "parameters": adapter.parameters,
+        "images": adapter.training.images,
+        "val_images": adapter.training.val_images,
+        "chosen": adapter.training.chosen,
+        "loss": adapter.training.history[-1]["loss"] if adapter.training.history else None,
+        "seconds": round(adapter.training.seconds, 2),
     }
     if options.json:
         print(json.dumps(summary, ensure_ascii=False))
@@ -185,7 +186,7 @@ def show(options: Fit, classifier: FewShotClassifier) -> None:
         settings = ", ".join(f"{name} {value:.4g}" for name, value in summary["chosen"].items())
         print(f"Chosen by {summary['val_images']} validation images: {settings}.")
     print(
-        f"{options.method} on {summary['backbone']}: {len(classifier.classes_)} classes, {summary['images']} images, "
+        f"{options.method} on {summary['backbone']}: {len(adapter.classes)} classes, {summary['images']} images, "
         f"{summary['parameters']:,} trained parameters, {summary['seconds']} s{loss}.\n"
         f"Saved to {options.out}. Next:\n"
         f"  fewclip eval {options.out} {options.data}\n"

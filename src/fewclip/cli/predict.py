@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from fewclip.adapters.adapter import PREDICT_BATCH
 from fewclip.bulk import Job, label
 from fewclip.bulk.local import Local
 from fewclip.bulk.on_ray import Ray
-from fewclip.classifier import PREDICT_BATCH, FewShotClassifier
+from fewclip.classifier import FewShotClassifier
 from fewclip.cli.options import Adapter
 from fewclip.clip.preprocess import read_image
 from fewclip.data.folder import list_images

@@ -40,15 +40,19 @@ class Push:
 def push(arguments: list[str]) -> int:
     """Put an adapter with a model card on the Hugging Face hub."""
     options = tyro.cli(Push, prog="fewclip push", description=push.__doc__, args=arguments)
-    from fewclip.adapters.disk import CARD, CONFIG, DRAFT
+    from fewclip.adapters.disk import CARD, CONFIG, DRAFT, read_config
     from fewclip.adapters.push import pack, upload
+    from fewclip.bench.stated import read_results
     from fewclip.files.write import write_bytes
 
+    results = (
+        () if options.results is None else read_results(options.results, read_config(options.adapter.expanduser()))
+    )
     package = pack(
         options.adapter,
         options.repo,
         licence=options.licence,
-        results=options.results,
+        results=results,
         card=options.card,
         train_names=options.train_names,
     )

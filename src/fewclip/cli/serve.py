@@ -61,7 +61,7 @@ def serve(arguments: list[str]) -> int:
 
 def start(options: Serve, limits: object, batching: object) -> int:
     """Load the adapter, then answer until a signal says stop."""
-    from fewclip.classifier import FewShotClassifier
+    from fewclip.adapters.adapter import Adapter as Loaded
     from fewclip.serve.app import create_app
     from fewclip.serve.guard import VARIABLE, find_token
     from fewclip.serve.limits import Limits
@@ -71,7 +71,7 @@ def start(options: Serve, limits: object, batching: object) -> int:
     assert isinstance(limits, Limits)
     assert isinstance(batching, Batching)
     token = find_token(options.token_file)
-    classifier = FewShotClassifier.load(options.adapter, backbone=options.backbone, device=options.device)
+    adapter = Loaded.load(options.adapter, backbone=options.backbone, device=options.device)
     bound = listen(options.host, options.port)
     hosts = {*local_names(options.host, bound), *options.allow_host} if token is None and is_local(bound) else None
     if token is None and not is_local(bound):
@@ -83,13 +83,13 @@ def start(options: Serve, limits: object, batching: object) -> int:
 
     def ready() -> None:
         print(
-            f"{classifier.method} on {classifier.clip_.name}, {len(classifier.classes_)} classes: {url(bound)} "
+            f"{adapter.method.name} on {adapter.clip.name}, {len(adapter.classes)} classes: {url(bound)} "
             f"({'with' if token else 'no'} token). Ctrl+C stops.",
             flush=True,
         )
 
     run(
-        create_app(classifier, limits=limits, batching=batching, token=token, hosts=hosts),
+        create_app(adapter, limits=limits, batching=batching, token=token, hosts=hosts),
         bound,
         head_seconds=limits.read_seconds,
         ready=ready,

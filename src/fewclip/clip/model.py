@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from fewclip.clip.config import Config
 from fewclip.clip.image_tower import ImageTower
 from fewclip.clip.layers import Block
+from fewclip.clip.preprocess import Preprocess
 from fewclip.clip.text_tower import TextTower
 from fewclip.clip.tokens import Stem
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-    from fewclip.clip.preprocess import Preprocess
     from fewclip.clip.prompts import Prompts
     from fewclip.clip.tokenizer import Tokenizer
 
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 class CLIP(TextTower):
     """A text tower that can see. OpenAI's state dict keeps the text tower at its root and the image tower in `visual`.
 
-    `tokenizer` and `preprocess` come with a checkpoint (`from_pretrained`) and are None on a CLIP made from a bare
-    `Config`; `name` is what was loaded.
+    `preprocess` and `tokenizer` come with a checkpoint (`from_pretrained`); a CLIP made from a bare `Config` preprocesses
+    as OpenAI's do and has no tokenizer. `name` is what was loaded.
     """
 
     def __init__(self, config: Config) -> None:
@@ -49,7 +49,7 @@ class CLIP(TextTower):
         self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
         self.name = ""
         self.tokenizer: Tokenizer | None = None
-        self.preprocess: Preprocess | None = None
+        self.preprocess = Preprocess(config.image_size)
         self._initialise()
 
     def _initialise(self) -> None:

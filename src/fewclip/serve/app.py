@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from fewclip.classifier import FewShotClassifier
+from fewclip.adapters.adapter import Adapter
 from fewclip.errors import FewclipError
 from fewclip.serve import requests as r
 from fewclip.serve.guard import Guard
@@ -31,19 +31,19 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def create_app(
-    classifier: FewShotClassifier,
+    adapter: Adapter,
     *,
     limits: Limits | None = None,
     batching: Batching | None = None,
     token: str | None = None,
     hosts: Collection[str] | None = None,
 ) -> FastAPI:
-    """The application that answers for a classifier. Its model thread starts and stops with the application.
+    """The application that answers for an adapter. Its model thread starts and stops with the application.
 
     `token` that clients must send, if any; `hosts` under whose names it may be asked for, by default any.
     """
     limits, batching = limits or Limits(), batching or Batching()
-    model, metrics = Model(classifier), Metrics()
+    model, metrics = Model(adapter), Metrics()
     server = Server(model, limits, batching, metrics)
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""The classifier as the server's one thread uses it."""
+"""The adapter as the server's one thread uses it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewclip.classifier import FewShotClassifier
+from fewclip.adapters.adapter import Adapter, Candidates
 from fewclip.data.names import key
-from fewclip.methods import find
 
 KEPT = 32
 """Sets of candidates whose encoding is kept."""
@@ -28,24 +27,24 @@ class Answer:
 
 
 class Model:
-    """A classifier, the encodings of the candidates that were asked for lately, and what sort a class is."""
+    """An adapter, the encodings of the candidates that were asked for lately, and what sort a class is."""
 
-    def __init__(self, classifier: FewShotClassifier) -> None:
-        self.classifier = classifier
-        self.takes_new = bool(find(classifier.method).new_classes)
-        self._encoded: OrderedDict[tuple[str, ...], tuple[Any, Tensor]] = OrderedDict()
+    def __init__(self, adapter: Adapter) -> None:
+        self.adapter = adapter
+        self.takes_new = adapter.takes_new
+        self._encoded: OrderedDict[tuple[str, ...], Candidates] = OrderedDict()
 
     @property
     def preprocess(self) -> Any:
-        return self.classifier.clip_.preprocess
+        return self.adapter.clip.preprocess
 
     @property
     def trained(self) -> list[str]:
-        return list(self.classifier.trained_classes_)
+        return list(self.adapter.trained_classes)
 
     @property
     def added(self) -> list[str]:
-        return list(self.classifier.added_classes_)
+        return list(self.adapter.added_classes)
 
     def kinds(self, names: Sequence[str]) -> dict[str, str]:
         """Of each name whether it was trained, added, or is new."""
@@ -54,19 +53,19 @@ class Model:
 
     def add(self, names: Sequence[str]) -> None:
         """Let the model know further classes."""
-        self.classifier.add_classes(names)
+        self.adapter.add_classes(names)
 
     def run(self, pixels: Sequence[Tensor], classes: tuple[str, ...] | None) -> list[Answer]:
         """Score images among `classes`, or among all that are known."""
-        names = tuple(self.classifier.classes_) if classes is None else classes
-        scores = self.classifier.pixel_scores(torch.stack(list(pixels)), self._candidates(names))
+        names = tuple(self.adapter.classes) if classes is None else classes
+        scores = self.adapter.pixel_scores(torch.stack(list(pixels)), self._candidates(names))
         return [Answer(names, row) for row in torch.softmax(scores, dim=-1).numpy()]
 
-    def _candidates(self, names: tuple[str, ...]) -> tuple[Any, Tensor]:
+    def _candidates(self, names: tuple[str, ...]) -> Candidates:
         if names in self._encoded:
             self._encoded.move_to_end(names)
         else:
-            self._encoded[names] = self.classifier.candidates(names)
+            self._encoded[names] = self.adapter.candidates(names)
             while len(self._encoded) > KEPT:
                 self._encoded.popitem(last=False)
         return self._encoded[names]

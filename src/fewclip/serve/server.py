@@ -112,13 +112,13 @@ class Server:
         }
 
     def classes(self) -> dict[str, Any]:
-        c = self.model.classifier
+        c = self.model.adapter
         return {
             "trained": self.model.trained,
             "added": self.model.added,
             "takes_new": self.model.takes_new,
-            "method": c.method,
-            "backbone": c.clip_.name or "unnamed",
+            "method": c.method.name,
+            "backbone": c.clip.name or "unnamed",
         }
 
     async def add(self, names: Sequence[str]) -> dict[str, Any]:
