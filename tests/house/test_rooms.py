@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -41,20 +41,21 @@ def imports(source: Path) -> dict[str, set[str]]:
     graph: dict[str, set[str]] = {}
     for path in package.rglob("*.py"):
         own = str(path.relative_to(package))
-        names = set(_imported(ast.parse(path.read_text(encoding="utf-8"))))
+        names = _imported(ast.parse(path.read_text(encoding="utf-8")), files)
         graph[own] = {files[name] for name in names if name in files} - {own}
     return graph
 
 
-def _imported(tree: ast.Module) -> Iterator[str]:
-    """Dotted names of what may be a module: `from a import b` can mean a or a.b."""
+def _imported(tree: ast.Module, modules: Container[str]) -> Iterator[str]:
+    """Dotted names of the modules that are imported: of `from a import b` a.b if that is one, else a."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             assert node.level == 0, "imports are absolute, so that a reader can search for them"
-            yield node.module
-            yield from (f"{node.module}.{name.name}" for name in node.names)
+            for name in node.names:
+                inside = f"{node.module}.{name.name}"
+                yield inside if inside in modules else node.module
 
 
 def circles(graph: Graph) -> list[set[str]]:
