@@ -7,6 +7,7 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import golden_files
 import pytest
 import torch
 from browser import browser as browser
@@ -61,3 +62,8 @@ def pairs() -> list[tuple[Image.Image, str]]:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in golden_files.summary(terminalreporter.stats):
+        terminalreporter.write_line(line)
