@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from pictures import COLOURS, picture
-from tiny_sets import SHARED
 
 from fewclip.bench.ablations import ABLATIONS, variants
 from fewclip.bench.evaluation import calibration_error, evaluate
@@ -26,6 +25,7 @@ from fewclip.data.benchmarks.table import find_benchmark
 from fewclip.data.read import read_data
 from fewclip.errors import DataError, SettingsError
 from fewclip.methods import METHODS, make_settings
+from fewclip.report import published
 from fewclip.training.settings import TrainSettings
 
 FAST: dict[str, Any] = {"epochs": 2, "batch_size": 4, "rep_dim": 8}
@@ -337,10 +337,9 @@ def test_every_preset_is_a_setting_of_its_method() -> None:
             assert {find_benchmark(d).key for d in rule.datasets} == set(rule.datasets)
 
 
-@pytest.mark.skipif(not (SHARED / "published").is_dir(), reason="shared/published is absent")
 def test_lambda_is_the_best_of_the_published_table() -> None:
     best: dict[str, tuple[float, float]] = {}
-    with (SHARED / "published" / "ablation_lambda.csv").open() as file:
+    with (published.FOLDER / "ablation_lambda.csv").open() as file:
         for line in csv.DictReader(file):
             if line["source"] == "table8" and line["dataset"] != "Average":
                 key = find_benchmark(line["dataset"]).key
