@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from results import everything, failed, halves, row, transfers, write
 
 from fewclip.bench.rows import Row
 from fewclip.errors import DataError
+from fewclip.methods import METHODS
 from fewclip.report import ablations, costs, layouts, published
 from fewclip.report.build import build
 from fewclip.report.collect import Group, collect, load
 from fewclip.report.mistakes import confusions, sheet
-from fewclip.report.names import METHODS, PUBLISHED_AS, dataset_key, is_reference
+from fewclip.report.names import PUBLISHED_AS, dataset_key, is_reference
 from fewclip.report.tables import Cell, Table
 
 TABLES = Path(__file__).parents[1] / "published" / "tables.sha256"
@@ -121,7 +123,7 @@ def test_transfer_averages_targets_only() -> None:
 
 def test_a_setting_chosen_by_target_is_one_column() -> None:
     rows = transfers("mmrlpp", "imagenet", 1, {"imagenet": 72.0, "dtd": 40.0, "eurosat": 50.0}, "cross-dataset")
-    extra = [
+    extra: list[Row] = [
         {**rows[1], "variant": "beta 0.5 by target", "accuracy": 44.0},
         {**rows[2], "variant": "beta 0.3 by target", "accuracy": 54.0},
     ]
@@ -265,7 +267,7 @@ def test_confusions_are_summed_by_seed() -> None:
 
 
 def test_mistakes_on_which_methods_differ_come_first() -> None:
-    def example(key: str, guess: str) -> Row:
+    def example(key: str, guess: str) -> dict[str, Any]:
         return {"key": key, "truth": "cat", "guess": guess, "probability": 0.5}
 
     rows = [

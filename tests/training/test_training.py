@@ -155,7 +155,7 @@ def test_refuses_another_runs_checkpoint(tmp_path: Path, pairs: list[tuple[Image
     with pytest.raises(OutputError, match="another lr"):
         train(mmrl(), batches(pairs), settings, checkpoint=Checkpoint(path, {"lr": 2}))
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(OutputError, match="no readable checkpoint"):
+    with pytest.raises(OutputError, match="is not readable"):
         train(mmrl(), batches(pairs), settings, checkpoint=Checkpoint(path, {"lr": 1}))
 
 
