@@ -161,15 +161,15 @@ class FewShotClassifier:
             method.memorise(self._examples(dataset, clip, settings), checks)
             seconds, history = time.monotonic() - started, []
             if method.parameter_count():
-                batches = _batches(dataset, clip, settings, processes)
+                batches = _batches(dataset, clip, settings, processes, method.keep_last)
                 settings = settings.with_epochs(self.shots or max(Counter(dataset.labels).values()), len(batches))
                 state = None
                 if checkpoint is not None:
                     run = _identity(dataset, clip, self.method, template, settings, own)
                     state = Checkpoint(Path(checkpoint), run, overwrite)
-                epochs = settings.epochs * method.stages
-                total = epochs * len(batches) * batches.batch_size
-                with ProgressBar(self.method, epochs, total, shown=self.verbose and processes.main) as bar:
+                total = settings.epochs * method.stages * batches.images
+                shown = self.verbose and processes.main
+                with ProgressBar(self.method, settings.epochs, total, shown=shown, stages=method.stages) as bar:
                     done = train(method, batches, settings, processes, checkpoint=state, report=bar.report)
                 history, seconds = done.history, seconds + done.seconds
         processes.wait()
@@ -352,7 +352,9 @@ def _val(val: Any) -> Dataset:
     return read_data(val, "val") if isinstance(val, (str, Path)) else read_data(val)
 
 
-def _batches(dataset: Dataset, clip: CLIP, settings: TrainSettings, processes: Processes) -> TrainingBatches:
+def _batches(
+    dataset: Dataset, clip: CLIP, settings: TrainSettings, processes: Processes, keep_last: bool
+) -> TrainingBatches:
     return TrainingBatches(
         dataset,
         clip.preprocess,
@@ -361,6 +363,7 @@ def _batches(dataset: Dataset, clip: CLIP, settings: TrainSettings, processes: P
         crop_min=settings.crop_min,
         cache_bytes=settings.cache_mb << 20,
         share=(processes.rank, processes.count),
+        keep_last=keep_last,
     )
 
 

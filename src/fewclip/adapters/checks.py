@@ -6,7 +6,7 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import torch
 from torch import Tensor
@@ -40,6 +40,9 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, (list, tuple)) and all(fits(item, inner[0]) for item in value)
     if origin is list:
         return isinstance(value, list) and all(fits(item, inner[0]) for item in value)
+    if is_typeddict(hint):
+        parts = get_type_hints(hint)
+        return isinstance(value, dict) and all(name in value and fits(value[name], parts[name]) for name in parts)
     if origin is dict:
         return isinstance(value, dict) and all(fits(item, inner[1]) for item in value.values())
     if hint is float:

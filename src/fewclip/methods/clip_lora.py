@@ -79,6 +79,7 @@ class CLIPLoRA(CosineMethod):
         "min_lr": 1e-6,
         "crop_min": 0.08,
     }
+    keep_last = True
     settings: CLIPLoRASettings
 
     def __init__(self, clip: CLIP, settings: CLIPLoRASettings | None = None, classes: int = 0) -> None:

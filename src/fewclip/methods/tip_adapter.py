@@ -175,6 +175,7 @@ class TipAdapterF(TipAdapter):
         "schedule": "step",
         "warmup_epochs": 0,
     }
+    keep_last = True
 
     def __init__(self, clip: CLIP, settings: TipAdapterSettings | None = None, classes: int = 0) -> None:
         super().__init__(clip, settings, classes)
