@@ -22,7 +22,7 @@ from fewclip.bench.rows import read_rows
 from fewclip.cli import main
 from fewclip.clip.model import CLIP
 from fewclip.data.csv import read_csv
-from fewclip.data.names import check_names, key
+from fewclip.data.names import check_names, key, new_names
 from fewclip.data.read import read_data
 from fewclip.errors import LONGEST, DataError, FewclipError, PromptError, visible
 from fewclip.report.build import build
@@ -51,13 +51,28 @@ Capture = pytest.CaptureFixture[str]
         "a\u2029b",
         "a\ud800",
         "\t",
-        "",
     ],
 )
 def test_names_that_are_not_what_they_look_like(name: str) -> None:
     with pytest.raises(PromptError, match="holds control characters") as caught:
         check_names(["cat", name], where="the test")
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["", " ", "_", "_ _", "\u200b", "\u00a0\u200d", "\u3000_"])
+def test_names_that_show_nothing(name: str) -> None:
+    with pytest.raises(PromptError, match="has no visible characters: give it a readable name"):
+        check_names(["cat", name], where="the test")
+
+
+@pytest.mark.parametrize("value", [None, 3, 0.5, ["cat"], b"cat"])
+def test_what_is_not_text_is_not_a_name(value: object) -> None:
+    with pytest.raises(PromptError, match="expected text"):
+        check_names(["cat", value], where="the test")  # type: ignore[list-item]
+
+
+def test_new_names() -> None:
+    assert new_names(["Cat", "polar_bear", "dog", "dog"], ["cat", "Polar  bear"]) == ["dog", "dog"]
 
 
 @pytest.mark.parametrize(
