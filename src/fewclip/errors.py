@@ -1,7 +1,10 @@
-"""What fewclip raises for a mistake in its input: one sentence that says what was given, what was expected, how to mend it.
+"""What fewclip raises for a mistake in its input: one sentence that states what was given, what was expected, how to fix it.
 
 The command line prints the sentence and exits with status 2; anything else is a bug of ours and keeps its traceback.
 """
+
+import sys
+from typing import Any
 
 LONGEST = 2000
 """Characters of a message."""
@@ -18,7 +21,7 @@ def _cut(text: str) -> str:
 
 
 class FewclipError(Exception):
-    """Any mistake that the caller can mend. Its message is one line of visible characters, of bounded length."""
+    """Any mistake that the caller can fix. Its message is one line of visible characters, of bounded length."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(_cut(visible(_cut(message))))
@@ -28,15 +31,15 @@ class BackboneError(FewclipError):
     """A backbone that can't be found, read or used."""
 
 
-class DataError(FewclipError):
+class DataError(FewclipError, ValueError):
     """Images, folders, labels or class names that can't be used."""
 
 
-class PromptError(FewclipError):
+class PromptError(FewclipError, ValueError):
     """A class name or template that makes no usable prompt."""
 
 
-class SettingsError(FewclipError):
+class SettingsError(FewclipError, ValueError):
     """An unknown method, or a setting out of its range."""
 
 
@@ -50,3 +53,16 @@ class OutputError(FewclipError):
 
 class TrainingError(FewclipError):
     """Training that can't go on, such as a loss that is not finite."""
+
+
+class NotFittedError(FewclipError, ValueError, AttributeError):
+    """A classifier that is asked before `fit`. Where scikit-learn is imported, it is also scikit-learn's own
+    `NotFittedError`; it is never imported for that."""
+
+    def __new__(cls, *args: Any) -> "NotFittedError":
+        theirs = getattr(sys.modules.get("sklearn.exceptions"), "NotFittedError", cls)
+        kind = cls if issubclass(cls, theirs) else type(cls.__name__, (cls, theirs), {"__module__": cls.__module__})
+        return super().__new__(kind, *args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NotFittedError, self.args
