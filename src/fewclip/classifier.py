@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from fewclip.adapters.adapter import Adapter, frozen
-from fewclip.adapters.card import Stated
 from fewclip.adapters.config import TrainingSummary
 from fewclip.clip.model import CLIP
 from fewclip.clip.templates import find_template
@@ -92,7 +91,7 @@ class FewShotClassifier(Estimator):
             OutputError: the checkpoint can't be written.
         """
         refuse(unsupported)
-        settings, method_settings = split_settings(self.method, self.settings)
+        settings, method_settings = split_settings(self.method, self._settings)
         if val is not None:
             check_chooses(self.method)
         dataset = self._picked(self._read(data, labels), settings.seed)
@@ -146,10 +145,7 @@ class FewShotClassifier(Estimator):
     def _picked(self, dataset: Dataset, seed: int) -> Dataset:
         """The images to train on."""
         if len(dataset.classes) < 2:
-            raise DataError(
-                f"{dataset.name} has the single class {dataset.classes[0]!r}: a classifier needs at least two, each in "
-                "its own folder."
-            )
+            raise DataError(f"{dataset.name} has only one class, {dataset.classes[0]!r}: expected at least two.")
         check_names(dataset.classes, where=dataset.name, repeats=dataset.published)
         return dataset if self.shots is None else dataset.few_shot(int(self.shots), seed)
 
@@ -198,7 +194,7 @@ class FewShotClassifier(Estimator):
 
     def _names(self, labels: Sequence[str | int]) -> list[str]:
         """The names that the adapter has for them."""
-        known = dict(zip(self._fitted().numbers, self._fitted().classes, strict=False))
+        known: dict[str | int, str] = dict(zip(self._fitted().numbers, self._fitted().classes, strict=False))
         return [known.get(label) or class_name(label, self.class_names) for label in labels]
 
     # Predicting
@@ -237,7 +233,7 @@ class FewShotClassifier(Estimator):
     def score(self, data: Data | Sequence[Any], labels: Sequence[str | int] | None = None, **unsupported: Any) -> float:
         """Accuracy as a share, 0 to 1, on whatever `fit` takes; the candidates are `classes_`.
 
-        Images that were trained on are not left out: `fewclip.bench.evaluation` does that, and reports more.
+        Images that were trained on count too; `fewclip.bench.evaluation` leaves them out.
 
         Raises:
             NotFittedError: it is not fitted yet.
@@ -253,7 +249,7 @@ class FewShotClassifier(Estimator):
                     f"{dataset.name} has the class {name!r}, which this classifier doesn't know: add_classes([{name!r}])."
                 )
         truth = torch.tensor([places[label] for label in dataset.labels])
-        return float((adapter.scores(dataset.images).argmax(-1) == truth).float().mean())
+        return float((adapter.scores(dataset.images).argmax(-1) == truth).double().mean())
 
     # Keeping
 
@@ -275,50 +271,30 @@ class FewShotClassifier(Estimator):
         revision: str | None = None,
         token: str | None = None,
     ) -> FewShotClassifier:
-        """A fitted classifier of an adapter; arguments and errors as `Adapter.load`."""
+        """A fitted classifier from an adapter; arguments and errors as `Adapter.load`."""
         return cls.of(Adapter.load(folder, backbone=backbone, device=device, revision=revision, token=token), device)
 
     @classmethod
     def of(cls, adapter: Adapter, device: str | None = None) -> FewShotClassifier:
-        """A fitted classifier of an adapter; its next `fit` trains as the adapter was trained."""
-        names = dict(zip(adapter.numbers, adapter.classes, strict=False))
+        """A fitted classifier from an adapter; its next `fit` trains as the adapter was trained."""
+        name, names = adapter.method.name, dict(zip(adapter.numbers, adapter.classes, strict=False))
+        usual = cls(name).get_params()
+        settings = adapter.training.settings | asdict(adapter.method.settings)
         classifier = cls(
-            adapter.method.name,
+            name,
             adapter.clip.name or adapter.clip,
             shots=adapter.training.shots,
             template=adapter.template,
             class_names=names if any(str(number) != name for number, name in names.items()) else None,
             device=device,
-            **adapter.training.settings,
-            **asdict(adapter.method.settings),
+            **{setting: value for setting, value in settings.items() if value != usual[setting]},
         )
         classifier.adapter_ = adapter
         return classifier
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        commit_message: str | None = None,
-        private: bool | None = None,
-        token: str | None = None,
-        revision: str | None = None,
-        create_pr: bool = False,
-        license: str | None = None,
-        results: Sequence[Stated] = (),
-        train_names: bool = True,
-    ) -> str:
-        """Save the adapter with its model card in a repository of the Hugging Face hub; returns the commit's address.
-
-        `repo_id` is user/name, made if there is none; `private` is for a new one. `revision` is a branch. The card states
-        `license` (an identifier such as mit) and `results` (`fewclip.bench.stated.read_results` reads them from a file of
-        `fewclip bench` or `fewclip eval --json`). Without `train_names` the names of the training images are left out.
-
-        Raises:
-            OutputError: no access, no network, or a name or a licence that the hub doesn't take.
-        """
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Save the adapter with its model card in a repository of the Hugging Face hub, `user/name`; returns the commit's
+        address. Options and errors as `fewclip.adapters.push.push`: private, license, results, revision, …"""
         from fewclip.adapters.push import push
 
-        packing = {"licence": license, "results": results, "train_names": train_names}
-        sending = {"private": private, "token": token, "revision": revision, "create_pr": create_pr}
-        return push(self._fitted(), repo_id, packing, sending | {"message": commit_message})
+        return push(self._fitted(), repo_id, **options)

@@ -79,7 +79,7 @@ def predict(arguments: list[str]) -> int:
     _check_unused(options)
     paths = list(expand(options.images))
     classifier = FewShotClassifier.load(options.adapter, backbone=options.backbone, device=options.device)
-    names = classifier.classes_ if classes is None else classes
+    names = classifier.adapter_.classes if classes is None else classes
     failed = 0
     write = _writer(options)
     for path, probabilities, error in rows(classifier, paths, names):

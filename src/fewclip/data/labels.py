@@ -10,7 +10,7 @@ import numpy as np
 
 from fewclip.errors import DataError
 
-EXPECTED = "expected text or a whole number"
+EXPECTED = "expected a class name (text) or a whole number"
 LARGEST = 2**63 - 1
 
 ClassNames = Sequence[str] | Mapping[int, str]
@@ -22,8 +22,8 @@ class Labels(NamedTuple):
 
     classes: list[str]
     """Names of the classes, in the sorted order of their labels."""
-    numbers: list[int] | None
-    """The label of each class where labels are whole numbers; None where they are the names."""
+    numbers: list[int]
+    """The label of each class where labels are whole numbers; empty where they are the names."""
     indices: list[int]
     """The class of each label."""
 
@@ -44,8 +44,11 @@ def read_labels(given: Iterable[Any], names: ClassNames | None = None) -> Labels
         raise DataError(f"The labels mix text ({text!r}) and whole numbers ({number}): use one of the two for all.")
     known = sorted(set(labels))
     place_of = {label: place for place, label in enumerate(known)}
-    numbers = known if kinds == {int} else None
-    return Labels([class_name(label, names) for label in known], numbers, [place_of[label] for label in labels])
+    return Labels(
+        classes=[class_name(label, names) for label in known],
+        numbers=[label for label in known if not isinstance(label, str)],
+        indices=[place_of[label] for label in labels],
+    )
 
 
 def read_label(label: Any, what: str) -> str | int:
@@ -65,7 +68,8 @@ def read_label(label: Any, what: str) -> str | int:
     try:
         number = operator.index(value)
     except TypeError:
-        raise DataError(f"{what} is {brief(value)} ({type(value).__name__}): {EXPECTED}.") from None
+        kind = "a continuous value" if isinstance(value, float) else type(value).__name__
+        raise DataError(f"{what} is {brief(value)} ({kind}): {EXPECTED}.") from None
     if abs(number) > LARGEST:
         raise DataError(f"{what} is {number}: whole numbers are at most {LARGEST}.")
     return number

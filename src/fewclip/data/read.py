@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from fewclip.data.benchmarks.readers import ROOT_VARIABLE, find_folder, read_benchmark
 from fewclip.data.benchmarks.table import BENCHMARKS, TABLE, Benchmark, find_benchmark, named
 from fewclip.data.csv import read_csv
@@ -87,6 +89,8 @@ def paired(images: Iterable[Any], labels: Any) -> list[tuple[Any, Any]]:
     Raises:
         DataError: not one label for each image.
     """
+    if hasattr(labels, "__array__") and not hasattr(labels, "__len__"):
+        labels = np.asarray(labels)
     if isinstance(labels, (str, bytes)) or not hasattr(labels, "__len__"):
         raise DataError(f"The labels are {brief(labels)}: expected one label for each image.")
     images, labels = list(images), list(labels)
@@ -110,7 +114,7 @@ def from_pairs(pairs: Sequence[Any], name: str = "the list", *, class_names: Cla
             raise DataError(f"Expected pairs of an image and its class name, but one entry is {brief(pair)}.")
     labels = read_labels([label for _, label in pairs], class_names)
     return Dataset(
-        name, tuple(labels.classes), [image for image, _ in pairs], labels.indices, numbers=tuple(labels.numbers or ())
+        name, tuple(labels.classes), [image for image, _ in pairs], labels.indices, numbers=tuple(labels.numbers)
     )
 
 

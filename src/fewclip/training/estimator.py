@@ -55,11 +55,11 @@ class Estimator:
     ) -> None:
         self.method, self.backbone, self.shots, self.template = method, backbone, shots, template
         self.class_names, self.device, self.verbose = class_names, device, verbose
-        self.settings = settings
+        self._settings = settings
         self._check()
 
     def _check(self) -> None:
-        split_settings(self.method, self.settings)
+        split_settings(self.method, self._settings)
         _Options(shots=self.shots, template=self.template, device=self.device, verbose=self.verbose)
         if self.template is not None:
             find_template(self.template)
@@ -75,11 +75,11 @@ class Estimator:
     def _given(self) -> dict[str, Any]:
         """What the constructor was given."""
         names = ("method", "backbone", "shots", "template", "class_names", "device", "verbose")
-        return {name: getattr(self, name) for name in names} | self.settings
+        return {name: getattr(self, name) for name in names} | self._settings
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """All arguments of the constructor, with every setting of training and of the method as the next `fit` uses it."""
-        training, own = split_settings(self.method, self.settings)
+        training, own = split_settings(self.method, self._settings)
         used = {f.name: getattr(part, f.name) for part in (training, own) for f in fields(part)}
         return used | self._given()
 

@@ -142,7 +142,10 @@ def test_unknown_keys_of_a_newer_version_are_passed_over(fitted: FewShotClassifi
     config["of_the_future"] = 1
     config["settings"]["of_the_future"] = 1
     (tmp_path / "a" / CONFIG).write_text(json.dumps(config))
-    assert FewShotClassifier.load(tmp_path / "a", backbone=fitted.adapter_.clip).adapter_.classes == fitted.adapter_.classes
+    assert (
+        FewShotClassifier.load(tmp_path / "a", backbone=fitted.adapter_.clip).adapter_.classes
+        == fitted.adapter_.classes
+    )
 
 
 def test_refuses_another_backbone(fitted: FewShotClassifier, tmp_path: Path, other_backbone_file: Path) -> None:
@@ -198,7 +201,10 @@ def test_an_interrupted_save_leaves_the_old_adapter(
     with pytest.raises(FewclipError, match=r"Could not write .*No space left"):
         fitted.save(tmp_path / "a")
     monkeypatch.undo()
-    assert FewShotClassifier.load(tmp_path / "a", backbone=fitted.adapter_.clip).adapter_.classes == fitted.adapter_.classes
+    assert (
+        FewShotClassifier.load(tmp_path / "a", backbone=fitted.adapter_.clip).adapter_.classes
+        == fitted.adapter_.classes
+    )
     assert not list((tmp_path / "a").glob("*.tmp"))
 
 
