@@ -20,7 +20,7 @@ from typing import Any
 import common
 import torch
 from common import ROOT  # noqa: F401 - puts fewclip and tests on the path
-from naive import NaiveBlock
+from mmrl_plain import Layer
 from torch import Tensor
 
 from fewclip.clip.layers import Block
@@ -38,7 +38,7 @@ RATIOS = {"ratio": "to plain", "ratio_stock": "to stock", "ratio_transformers": 
 def stock_tower(clip: CLIP) -> Callable[[Tensor], Tensor]:
     """The image tower by torch's own modules, sequence first, as the published code computes it."""
     visual = clip.visual
-    blocks = [NaiveBlock(block, None) for block in visual.transformer.resblocks if isinstance(block, Block)]
+    blocks = [Layer(block, None) for block in visual.transformer.resblocks if isinstance(block, Block)]
 
     def run(images: Tensor) -> Tensor:
         x = visual.embed(images).permute(1, 0, 2)

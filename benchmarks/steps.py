@@ -1,7 +1,7 @@
 """A method's training step in two ways: ours, and as its published code computes it.
 
 The published way is the method's own file on towers that compute as published (`tests/support/naive_clip.py`); for MMRL and MMRL++
-it is `tests/support/naive.py`, which is written from the equations. Both take the method's whole step: MetaPrompt's trial steps
+it is `examples/mmrl_plain.py`, which is written from the equations. Both take the method's whole step: MetaPrompt's trial steps
 and ProGrad's two gradients are in it.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import common
 import torch
-from naive import NaiveMMRL
+from mmrl_plain import PlainMMRL
 from naive_clip import naive_clip
 from torch import Tensor
 
@@ -99,7 +99,7 @@ def build(
 
     def naive() -> Work:
         if isinstance(method, MMRL):
-            reference = NaiveMMRL(clip, method, prompts_at_full_length(clip, prompts))
+            reference = PlainMMRL(clip, method, prompts_at_full_length(clip, prompts))
             return Work(follow(lambda x, y: {"loss": reference.loss(x, y)}), method, data, dtype)
         twin = copy.copy(method)
         published = naive_clip(clip)

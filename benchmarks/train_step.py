@@ -3,7 +3,7 @@
     python benchmarks/train_step.py --classes 10,50,400 --batch 4,8 --methods mmrl,mmrlpp --json rows.json
 
 Both compute the same loss and gradients (checked to 1e-4, and printed as errors) on a ViT-B/16 with random weights;
-time depends on shapes alone. The yardstick is `tests/support/naive.py` for MMRL and MMRL++, `tests/support/naive_clip.py` for the others:
+time depends on shapes alone. The yardstick is `examples/mmrl_plain.py` for MMRL and MMRL++, `tests/support/naive_clip.py` for the others:
 every pass whole, 77 (+ K) text tokens for every class at every step, `nn.MultiheadAttention` with a dense float mask,
 sequence first. A step is a method's own, forward, backward and AdamW.
 

@@ -1,4 +1,4 @@
-"""What fewclip raises for a mistake in its input: one sentence that states what was given, what was expected, how to fix it.
+"""What fewclip raises for a mistake in its input: one sentence on what was given, what was expected, and how to fix it.
 
 The command line prints the sentence and exits with status 2; anything else is a bug of ours and keeps its traceback.
 """
@@ -10,9 +10,10 @@ LONGEST = 2000
 """Characters of a message."""
 
 
-def visible(text: str) -> str:
-    """Text whose control characters, escape sequences, line ends and changes of direction are spelt out."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+def visible(text: object) -> str:
+    """Text in one line, with its unprintable characters (controls, escape sequences, line ends, changes of direction, halves
+    of characters) spelt out as escapes. The one place that makes untrusted text safe to print."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
 
 
 def _cut(text: str) -> str:
@@ -24,6 +25,7 @@ class FewclipError(Exception):
     """Any mistake that the caller can fix. Its message is one line of visible characters, of bounded length."""
 
     def __init__(self, message: str = "") -> None:
+        # Cut twice: first so that spelling out takes bounded time, then because escapes are longer than what they stand for.
         super().__init__(_cut(visible(_cut(message))))
 
 
@@ -35,6 +37,10 @@ class DataError(FewclipError, ValueError):
     """Images, folders, labels or class names that can't be used."""
 
 
+class TooLargeError(DataError):
+    """An image of more pixels than are decoded."""
+
+
 class PromptError(FewclipError, ValueError):
     """A class name or template that makes no usable prompt."""
 
@@ -44,15 +50,15 @@ class SettingsError(FewclipError, ValueError):
 
 
 class AdapterError(FewclipError):
-    """A saved adapter that is damaged or belongs to another backbone."""
+    """A saved adapter that is damaged or belongs to a different backbone."""
 
 
 class OutputError(FewclipError):
-    """A place to write to that can't be used."""
+    """A place that can't be written to."""
 
 
 class TrainingError(FewclipError):
-    """Training that can't go on, such as a loss that is not finite."""
+    """Training that can't continue, such as a loss that is not finite."""
 
 
 class NotFittedError(FewclipError, ValueError, AttributeError):

@@ -1,4 +1,4 @@
-"""MMRL and MMRL++ against the naive oracle, their parameter counts, and what their settings refuse."""
+"""MMRL and MMRL++ against examples/mmrl_plain.py, their parameter counts, and what their settings refuse."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive import NaiveMMRL
+from mmrl_plain import PlainMMRL
 from small import VIT_B16, random_tokens, small_clip
 
 from fewclip.clip.model import CLIP
@@ -72,7 +72,7 @@ def test_agrees_with_the_equations(case: dict[str, Any]) -> None:
 
     prompts = Prompts.from_tokens(ids)
     method.prepare(prompts)
-    naive = NaiveMMRL(clip, method, ids)
+    plain = PlainMMRL(clip, method, ids)
     parameters = list(method.parameters())
 
     def gradients(loss: torch.Tensor) -> torch.Tensor:
@@ -81,7 +81,7 @@ def test_agrees_with_the_equations(case: dict[str, Any]) -> None:
             [(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(parameters, found, strict=True)]
         )
 
-    ours, theirs = method.loss(images, labels)["loss"], naive.loss(images, labels)
+    ours, theirs = method.loss(images, labels)["loss"], plain.loss(images, labels)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-8)
     g, h = gradients(ours), gradients(theirs)
     assert (g - h).norm() <= 1e-5 * max(1e-3, float(h.norm()))
@@ -91,7 +91,7 @@ def test_agrees_with_the_equations(case: dict[str, Any]) -> None:
         for known in (True, False):
             seen = torch.full((case["classes"],), known)
             ours = method.scores(images, encoded, seen).softmax(-1)
-            torch.testing.assert_close(ours, naive.probabilities(images, known), rtol=1e-5, atol=1e-8)
+            torch.testing.assert_close(ours, plain.probabilities(images, known), rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("fusion", ["logits", "probabilities"])

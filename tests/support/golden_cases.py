@@ -39,7 +39,6 @@ from fewclip.methods.rpo import RPO, RPOSettings
 from fewclip.methods.tcp import TCP, TCPSettings
 from fewclip.methods.tip_adapter import TipAdapter, TipAdapterF, TipAdapterSettings
 from fewclip.methods.zero_shot import ZeroShot, ZeroShotSettings
-from fewclip.training.settings import TrainSettings, learning_rate
 
 
 class MMRLCase(Case):
@@ -476,13 +475,6 @@ class CLIPLoRACase(Case):
         kind = {"w_lora_A": "down", "w_lora_B": "up"}[factor]
         return f"{'image' if tower else 'text'}.{kind}", row
 
-    def rate(self, number: int) -> float:
-        settings = TrainSettings(**(CLIPLoRA.train_settings | {"lr": self.meta["lr"], "epochs": 1}))
-        return learning_rate(settings, 1, number / self.meta["steps"])
-
-    def trace(self, step: GoldenStep) -> dict[str, Tensor]:
-        return {"lr": torch.tensor(step.lr)}
-
     def outputs(self, out: dict[str, Tensor]) -> dict[str, Tensor]:
         return out | self.dropped
 
@@ -631,13 +623,6 @@ class TipAdapterFCase(TipAdapterCase):
         rows = slice(part * size, (part + 1) * size)
         images, labels = self.tensors["f.images"][epoch, rows], self.tensors["f.labels"][epoch, rows]
         return Batch(images, labels, len(labels))
-
-    def rate(self, number: int) -> float:
-        settings = TrainSettings(**(TipAdapterF.train_settings | {"lr": self.meta["lr"], "epochs": 1}))
-        return learning_rate(settings, 1, number / self.meta["steps"])
-
-    def trace(self, step: GoldenStep) -> dict[str, Tensor]:
-        return {"lr": torch.tensor(step.lr)}
 
     def after_step(self, number: int) -> None:
         """The reference tests behind each epoch, and keeps the best."""

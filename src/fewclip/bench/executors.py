@@ -10,9 +10,9 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
-from fewclip.bench.rows import Row
+from fewclip.bench.rows import Row, failed_row
 from fewclip.bench.run import Run, Where
-from fewclip.bench.sweep import Finish, execute, failure
+from fewclip.bench.sweep import Finish, execute
 from fewclip.errors import OutputError, SettingsError
 from fewclip.workers.process import prepare
 from fewclip.workers.ray import connected
@@ -54,7 +54,7 @@ class Local:
                         if tries < TRIES:
                             waiting.appendleft((run, tries + 1))
                         else:
-                            finish(run, [failure(run, DIED.format(tries=tries))])
+                            finish(run, [failed_row(run, DIED.format(tries=tries))])
         finally:
             for lane in lanes:
                 lane.stop()
@@ -112,9 +112,9 @@ class Ray:
                 except ray.exceptions.RayTaskError as error:
                     if isinstance(error.cause, OutputError):
                         raise error.cause from None
-                    rows = [failure(run, str(error.cause))]
+                    rows = [failed_row(run, str(error.cause))]
                 except ray.exceptions.RayError as error:
-                    rows = [failure(run, f"{DIED.format(tries=TRIES)}: {type(error).__name__}")]
+                    rows = [failed_row(run, f"{DIED.format(tries=TRIES)}: {type(error).__name__}")]
                 finish(run, rows)
 
 

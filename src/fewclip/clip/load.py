@@ -39,7 +39,7 @@ ALIASES = {
     "vit-l/14@336px": "openai/clip-vit-large-patch14-336",
 }
 
-_MEND = (
+_OTHERWISE = (
     f"Give an embedded model ({', '.join(EMBEDDED)}), the path of a local file or folder with a CLIP's weights, "
     "or a name on the Hugging Face hub such as openai/clip-vit-base-patch16."
 )
@@ -85,7 +85,7 @@ def load(name_or_path: str, *, quick_gelu: bool | None = None) -> CLIP:
         elif os.path.isfile(path):
             clip = _load_file(path, quick_gelu)
         else:
-            clip = _load_folder(hub.fetch(_hub_name(name), _MEND), quick_gelu)
+            clip = _load_folder(hub.fetch_backbone(_hub_name(name), _OTHERWISE), quick_gelu)
     except BackboneError as error:
         message = str(error)
         raise BackboneError(message if name in message else f"{name} can't be loaded: {message}") from error.__cause__
@@ -111,9 +111,11 @@ def _hub_name(name: str) -> str:
         return alias
     is_path = name.startswith((".", "~", "/")) or "\\" in name or name.count("/") > 1 or name.endswith(_FILES)
     if is_path:
-        raise BackboneError(f"There is no file or folder {name} (looked from {Path.cwd()}). {_MEND}")
+        raise BackboneError(f"There is no file or folder {name} (looked from {Path.cwd()}). {_OTHERWISE}")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) is None:
-        raise BackboneError(f"{name!r} is neither an embedded model, nor an existing path, nor a hub name. {_MEND}")
+        raise BackboneError(
+            f"{name!r} is neither an embedded model, nor an existing path, nor a hub name. {_OTHERWISE}"
+        )
     return name
 
 

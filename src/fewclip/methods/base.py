@@ -92,8 +92,6 @@ class Method(nn.Module, ABC):
     """What it chooses by validation images, in a few words; empty where it has no use for them."""
     published_val: ClassVar[Literal["", "few", "all"]] = ""
     """Which of them its published runs look at: at most 4 of each class, or the whole val split."""
-    score_settings: ClassVar[tuple[str, ...]] = ()
-    """Those that change `scores` alone, so that one training serves all their values."""
 
     clip: CLIP
     """The frozen backbone."""

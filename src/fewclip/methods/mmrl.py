@@ -126,7 +126,6 @@ class MMRL(Method):
     parameters_b16 = "4,992,256"
     new_classes = "class features alone, held to CLIP's"
     Settings = MMRLSettings
-    score_settings = ("fusion", "seen_scores", "new_scores", "mixed_scores")
     aligner: Callable[[int, int, int], nn.Module] = Aligner
     mix = 1.0
     settings: MMRLSettings

@@ -27,7 +27,7 @@ class ZeroShotSettings:
 
 class ZeroShot(CosineMethod):
     name = "zero-shot"
-    title = "CLIP zero-shot"
+    title = "Zero-shot CLIP"
     paper = "Radford et al., ICML 2021"
     trained = "nothing"
     parameters_b16 = "0"
