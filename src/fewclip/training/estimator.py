@@ -21,7 +21,7 @@ from fewclip.methods.settings import Count, Settings
 from fewclip.training.settings import split_settings
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 DEFAULT_BACKBONE = "icon-clip"
 

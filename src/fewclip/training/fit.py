@@ -16,7 +16,7 @@ from fewclip.data.batches import DatasetExamples, TrainingBatches
 from fewclip.data.dataset import Dataset
 from fewclip.methods import find
 from fewclip.methods.base import Method
-from fewclip.methods.classes import prompts_for
+from fewclip.methods.classes import ClassTexts
 from fewclip.training.checkpoint import Checkpoint
 from fewclip.training.loop import train
 from fewclip.training.processes import Processes
@@ -71,10 +71,10 @@ def fit(
     # The caller's random numbers are left as they are: a fit depends on its seed and on nothing that ran before.
     with torch.random.fork_rng(devices=[processes.device] if processes.device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
-        method = find(name)(clip, method_settings).to(processes.device)
+        method = find(name)(clip, method_settings, len(dataset.classes)).to(processes.device)
         # What needs no gradient comes first: text features of frozen CLIP, caches of image features, closed forms.
         started = time.monotonic()
-        method.prepare(prompts_for(method, dataset.classes, template, dataset.classes))
+        method.prepare(ClassTexts(dataset.classes, template, clip.tokenizer, clip.config.context_length))
         method.memorise(_examples(dataset, clip, settings), None if val is None else _examples(val, clip, settings))
         seconds = time.monotonic() - started
         if not method.parameter_count():
