@@ -86,7 +86,7 @@ class LinearProbe(Method):
             from sklearn.linear_model import LogisticRegression
         except ImportError as error:
             raise SettingsError(
-                "linear-probe needs scikit-learn, which is not installed: pip install scikit-learn."
+                "linear-probe needs scikit-learn, which is not installed: pip install 'fewclip[probe]'."
             ) from error
         s = self.settings
         model = LogisticRegression(C=c, solver="lbfgs", max_iter=s.max_iter, tol=s.tolerance)

@@ -142,6 +142,8 @@ def train(
         if progress.at_start_of(before + 1):
             optimizer.state.clear()  # a stage is a training of its own: it inherits the parameters, but no momentum
         for epoch in range(progress.epoch - before, settings.epochs + 1):
+            # A run may resume after the last step of an epoch, which then takes no step of its own.
+            rate = learning_rate(settings, epoch, max(0, progress.step - 1) / len(batches))
             for batch in batches.epoch(progress.epoch, progress.step):
                 rate = learning_rate(settings, epoch, progress.step / len(batches))
                 for group in optimizer.param_groups:
