@@ -158,7 +158,7 @@ def test_every_method_is_described() -> None:
     page = (ROOT / "docs/methods.md").read_text()
     for name, method in METHODS.items():
         assert f"**{name}**" in page, name
-        if method.parameters_b16 not in ("0", "8,192 a class (16 shots)"):
+        if method.parameters_b16 not in ("0", "8,192 per class (16 shots)"):
             assert f"**{name}** ({method.parameters_b16})" in page, name
 
 
