@@ -185,10 +185,9 @@ def main() -> None:
     torch.manual_seed(0)
     clip = CLIP.from_pretrained("icon-clip").double()
     assert clip.tokenizer is not None
-    texts = ClassTexts(
-        ("cat", "dog", "hot air balloon"), "a drawing of a {}.", clip.tokenizer, clip.config.context_length
-    )
-    ids = clip.tokenizer([texts.template.format(name) for name in texts.names], clip.config.context_length)
+    names, template = ["cat", "dog", "hot air balloon"], "a drawing of a {}."
+    texts = ClassTexts(names, template, clip.tokenizer, clip.config.context_length)
+    ids = clip.tokenizer([template.format(name) for name in names], clip.config.context_length)
     images, labels = torch.randn(4, 3, 48, 48, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
     for kind in (MMRL, MMRLpp):
         method = kind(clip).double()
