@@ -1,8 +1,8 @@
-"""An adapted CLIP as ONNX graphs, which run where Python or torch does not.
+"""An adapter as ONNX graphs, which run without Python or torch.
 
-`export` traces `Method.scores` with the candidates folded in, so whatever a method does with the class features it knows
-beforehand (prompts, tokens, caches, the fusion of known classes) is a constant of the graph. Every graph is run by onnxruntime
-on random pixels, and refused where its probabilities are not those of torch. Needs the extra `export`.
+`export` traces `Method.scores` with the candidates folded in, so that whatever a method computes from the classes alone
+(prompts, tokens, caches, the fusion of trained classes) is a constant of the graph. Every graph is run by onnxruntime on random
+pixels, and refused if its probabilities differ from torch's. Needs the extra `export`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
-from unittest.mock import patch
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from fewclip.adapters.adapter import Adapter
 from fewclip.clip.load import fingerprint
@@ -31,27 +31,26 @@ from fewclip.version import __version__
 
 OPSET = 18
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
-ATTENTION = F.scaled_dot_product_attention
 TOLERANCE = {"fp32": 1e-4, "fp16": 5e-2}
-"""How far probabilities may be from those of torch."""
+"""Largest difference of a probability from torch's."""
 
 
 class ExportError(FewclipError):
-    """A method or setting that makes no ONNX graph."""
+    """A method or setting that can't be computed by an ONNX graph."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """Files of an export, and how far their probabilities were from those of torch."""
+    """The files of an export, and how far their probabilities were from torch's."""
 
     files: list[Path]
-    """What was written."""
+    """In the order in which they were written."""
     error: float
     """Largest difference of a probability from torch's."""
 
 
 class Whole(nn.Module):
-    """Pixels to probabilities over classes that are settled."""
+    """Pixels to probabilities over the adapter's classes."""
 
     mean: Tensor
     std: Tensor
@@ -76,14 +75,15 @@ class Whole(nn.Module):
 
 
 class ImagePart(Whole):
-    """Pixels to probabilities over classes that are given as features."""
+    """Pixels to probabilities over classes whose features are an input."""
 
     def forward(self, pixels: Tensor, classes: Tensor, seen: Tensor) -> Tensor:  # type: ignore[override]
         return self.probabilities(pixels, classes, seen)
 
 
 class TextPart(nn.Module):
-    """Rows of token ids to class features. Prompts share BOT alone here: how long a prefix is can't depend on them."""
+    """Rows of token ids to class features. The prompts share only their first token here: a graph can't find the length of a
+    common prefix."""
 
     def __init__(self, adapter: Adapter) -> None:
         super().__init__()
@@ -102,27 +102,34 @@ def export(
     pixels: Literal["raw", "normalised"] = "raw",
     parts: bool = False,
 ) -> Exported:
-    """Write `out` (.onnx), its description (.json), and with `parts` the two towers and the tokenizer.
+    """Write an adapter as `out` (.onnx) and its description (.json).
 
-    The description is written last; where an export is replaced it is deleted first, so that a graph beside one is its own.
+    Args:
+        adapter: what to export; on the CPU.
+        out: the graph's file.
+        dtype: precision of weights and sums; input and output keep theirs.
+        dynamic_batch: whether the graph takes any number of images, not one.
+        pixels: input as uint8 (batch, size, size, 3), or as normalised floats (batch, 3, size, size).
+        parts: also write the two towers as graphs, and the tokenizer, for classes that are named when the graph runs.
 
     Raises:
-        OutputError: the extra is not installed, or the place can't be written to.
-        ExportError: what the method computes makes no graph, or one with other answers.
+        OutputError: the extra is not installed, or the files can't be written.
+        ExportError: the method can't be computed by a graph, or the graph's probabilities are not torch's.
     """
     out = Path(out)
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise OutputError(f"Exporting needs {missing[0]}: pip install 'fewclip[export]'.")
     if out.suffix != ".onnx":
-        raise OutputError(f"The output {out} is no .onnx file: give one with -o, such as model.onnx.")
+        raise OutputError(f"The output {out} is not an .onnx file: give one with -o, such as model.onnx.")
     if adapter.clip.device.type != "cpu":
         raise ExportError(f"The adapter is on {adapter.clip.device}: load it with device='cpu' to export it.")
     raw, size = pixels == "raw", adapter.clip.config.image_size
     whole = Whole(adapter, raw).eval()
     if parts and not _is_matrix(whole.encoded, len(adapter.classes)):
         raise ExportError(
-            f"{adapter.method.name} does not see a class as one row of features, so its towers can't part: leave --parts out."
+            f"{adapter.method.name} does not represent a class by one row of features, so its towers can't be separate graphs: "
+            "leave --parts out."
         )
 
     def images(count: int) -> Tensor:
@@ -130,6 +137,7 @@ def export(
         bytes_ = torch.randint(0, 256, (count, size, size, 3), generator=chance, dtype=torch.uint8)
         return bytes_ if raw else whole.normalise(bytes_)
 
+    # Tracing takes a dimension of size 1 for a constant, so a free one is traced at 2 and checked at two other sizes.
     batch = {"pixels": {0: torch.export.Dim("batch", max=4096)}} if dynamic_batch else {"pixels": None}
     trace = images(2 if dynamic_batch else 1)
     data = _graph(whole, adapter.method.name, {"pixels": trace}, batch, "probabilities", dtype)
@@ -143,25 +151,32 @@ def export(
         given = {"pixels": trace, "classes": whole.encoded, "seen": whole.seen}
         graphs[names["image"]] = _graph(image, adapter.method.name, given, shapes, "probabilities", dtype)
         error = max(error, _check(graphs[names["image"]], image, [given | {"pixels": images(len(trace))}], dtype))
-        tokens = _tokens(adapter, adapter.classes)
+        tokens = token_ids(adapter, adapter.classes)
         free = {"tokens": {0: classes}}
         graphs[names["text"]] = _graph(text, adapter.method.name, {"tokens": tokens}, free, "classes", dtype)
         error = max(error, _check(graphs[names["text"]], text, [{"tokens": tokens[:1]}, {"tokens": tokens}], dtype))
-    if parts:
         assert adapter.clip.tokenizer is not None
         graphs[out.with_name(f"{out.stem}-tokenizer.json")] = adapter.clip.tokenizer.to_json().encode()
+    # The description comes last, and is deleted first where an export is replaced: next to one, all graphs belong to it.
     about = _description(adapter, dtype, dynamic_batch, pixels)
     files = graphs | {out.with_suffix(".json"): as_json(about)}
     write_files(files, finish=out.with_suffix(".json"))
     return Exported(list(files), error)
 
 
-def attention(
-    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, is_causal: bool = False
+class PlainAttention(TorchFunctionMode):
+    """While it is entered, attention is computed by products and a softmax, in any number of dimensions: the exporter takes
+    `F.scaled_dot_product_attention` only in four."""
+
+    def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
+        replaced = func is F.scaled_dot_product_attention and args[0].ndim != 4
+        return (plain_attention if replaced else func)(*args, **(kwargs or {}))
+
+
+def plain_attention(
+    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
 ) -> Tensor:
-    """`F.scaled_dot_product_attention` for any number of dimensions; the exporter knows four alone."""
-    if q.ndim == 4:
-        return ATTENTION(q, k, v, attn_mask=attn_mask, is_causal=is_causal)
+    """Attention of q (..., Q, width) to k and v (..., N, width); `attn_mask` is True where a query may look."""
     scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
     if is_causal:
         attn_mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
@@ -174,7 +189,8 @@ def _is_matrix(encoded: Any, classes: int) -> bool:
     return isinstance(encoded, Tensor) and encoded.ndim == 2 and len(encoded) == classes
 
 
-def _tokens(adapter: Adapter, names: Sequence[str]) -> Tensor:
+def token_ids(adapter: Adapter, names: Sequence[str]) -> Tensor:
+    """The prompts of classes, int64 (classes, context length), as `model-text.onnx` takes them."""
     tokenizer = adapter.clip.tokenizer
     assert tokenizer is not None
     texts = [adapter.template.replace("{}", name.replace("_", " ")) for name in names]
@@ -189,7 +205,7 @@ def _graph(
     level = quiet.level
     quiet.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), torch.no_grad(), patch.object(F, "scaled_dot_product_attention", attention):
+        with warnings.catch_warnings(), torch.no_grad(), PlainAttention():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module, tuple(inputs.values()), dynamo=True, dynamic_shapes=dict(shapes), input_names=list(inputs),
@@ -212,7 +228,7 @@ def _graph(
         if type(first).__name__ == "GuardOnDataDependentSymNode":
             reason = "how many steps it takes depends on the images"
         raise ExportError(
-            f"{method} can't be exported: what it computes makes no ONNX graph ({reason[:200]})."
+            f"{method} can't be exported: what it computes can't be traced to an ONNX graph ({reason[:200]})."
         ) from error
     finally:
         quiet.setLevel(level)
@@ -234,13 +250,13 @@ def _check(data: bytes, module: nn.Module, examples: Sequence[Mapping[str, Tenso
         for example in examples:
             with torch.no_grad():
                 expected = module(*example.values()).numpy()
-            (found,) = session.run(None, {name: tensor.numpy() for name, tensor in example.items()})
-            worst = max(worst, float(np.abs(found - expected).max()))
+            (answers,) = session.run(None, {name: tensor.numpy() for name, tensor in example.items()})
+            worst = max(worst, float(np.abs(answers - expected).max()))
     except Exception as error:  # onnxruntime's exceptions have no common class
         raise ExportError(f"The graph does not run: {str(error).splitlines()[0][:200]}.") from error
     if not worst <= TOLERANCE[dtype]:
         raise ExportError(
-            f"The graph's answers differ from torch's by {worst:.2g}, more than {TOLERANCE[dtype]:g} allowed."
+            f"The graph's answers differ from torch's by {worst:.2g}; at most {TOLERANCE[dtype]:g} is allowed."
         )
     return worst
 

@@ -86,7 +86,8 @@ def check_class_names(names: Sequence[str], known: Sequence[str], limits: Limits
     new = sum(key(name) not in keys for name in names)
     if new > limits.max_new_classes:
         raise Refused(
-            422, f"{new} class names are new, but {limits.max_new_classes} per request are the most (--max-new-classes)."
+            422,
+            f"{new} class names are new, but {limits.max_new_classes} per request are the most (--max-new-classes).",
         )
 
 

@@ -58,9 +58,7 @@ def is_local(bound: socket.socket) -> bool:
     return host.startswith("127.") or host == "::1"
 
 
-def configure(
-    app: ASGIApp, *, seconds: float, most: int = CONNECTIONS, log_level: str = "warning"
-) -> uvicorn.Config:
+def configure(app: ASGIApp, *, seconds: float, most: int = CONNECTIONS, log_level: str = "warning") -> uvicorn.Config:
     """uvicorn's settings for an application; `seconds` and `most` as of `Connections`.
 
     `X-Forwarded-…` headers are not believed: nothing here depends on who asks, and the connections are told apart by it.
