@@ -19,8 +19,8 @@ import onnxruntime
 from pictures import COLOURS, picture
 
 from fewclip import FewShotClassifier
-from fewclip.adapters.onnx import ExportError, export, token_ids
 from fewclip.adapters.adapter import Candidates
+from fewclip.adapters.onnx import ExportError, export, token_ids
 from fewclip.cli import main
 from fewclip.clip.model import CLIP
 from fewclip.errors import FewclipError
