@@ -85,7 +85,7 @@ def test_few_shot_takes_all_of_a_small_class() -> None:
     assert sorted(few_shot([0, 1, 1, 1, 0], 3, 1)) == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.skipif(not (PICKS.exists() and SPLIT.exists()), reason="shared/ is absent")
+@pytest.mark.skipif(not (PICKS.exists() and SPLIT.exists()), reason=f"the split files of data sets are not in {SHARED}")
 @pytest.mark.parametrize("shots", [1, 2, 4, 8, 16])
 def test_picks_are_the_published_ones(shots: int) -> None:
     train = json.loads(SPLIT.read_text())["train"]

@@ -27,6 +27,7 @@ from fewclip.clip.prompts import Prompts
 from fewclip.data.names import key
 from fewclip.errors import FewclipError, OutputError
 from fewclip.files.write import as_json, write_files
+from fewclip.methods.classes import ClassTexts
 from fewclip.version import __version__
 
 OPSET = 18
@@ -82,15 +83,27 @@ class ImagePart(Whole):
 
 
 class TextPart(nn.Module):
-    """Rows of token ids to class features. The prompts share only their first token here: a graph can't find the length of a
-    common prefix."""
+    """Rows of token ids, each of one sentence about a class, to class features."""
 
     def __init__(self, adapter: Adapter) -> None:
         super().__init__()
         self.method, self.clip = adapter.method, adapter.clip
 
     def forward(self, tokens: Tensor) -> Any:
-        return self.method.encode_classes(Prompts(tokens, tokens.argmax(dim=1), 1))
+        return self.method.encode_classes(GivenTokens(tokens))
+
+
+class GivenTokens(ClassTexts):
+    """The input of a graph in place of names. Prompts share only their start token: a graph can't find a longer prefix."""
+
+    def __init__(self, tokens: Tensor) -> None:
+        self.template, self.given = "{}", tokens
+
+    def __len__(self) -> int:
+        return self.given.shape[0]
+
+    def prompts(self, sentence: str) -> Prompts:
+        return Prompts(self.given, self.given.argmax(dim=1), 1)
 
 
 def export(
@@ -126,11 +139,7 @@ def export(
         raise ExportError(f"The adapter is on {adapter.clip.device}: load it with device='cpu' to export it.")
     raw, size = pixels == "raw", adapter.clip.config.image_size
     whole = Whole(adapter, raw).eval()
-    if parts and not _is_matrix(whole.encoded, len(adapter.classes)):
-        raise ExportError(
-            f"{adapter.method.name} does not represent a class by one row of features, so its towers can't be separate graphs: "
-            "leave --parts out."
-        )
+    sentence = _sentence(adapter, whole.encoded) if parts else adapter.template
 
     def images(count: int) -> Tensor:
         chance = torch.Generator().manual_seed(count)
@@ -151,14 +160,14 @@ def export(
         given = {"pixels": trace, "classes": whole.encoded, "seen": whole.seen}
         graphs[names["image"]] = _graph(image, adapter.method.name, given, shapes, "probabilities", dtype)
         error = max(error, _check(graphs[names["image"]], image, [given | {"pixels": images(len(trace))}], dtype))
-        tokens = token_ids(adapter, adapter.classes)
+        tokens = token_ids(adapter, sentence, adapter.classes)
         free = {"tokens": {0: classes}}
         graphs[names["text"]] = _graph(text, adapter.method.name, {"tokens": tokens}, free, "classes", dtype)
         error = max(error, _check(graphs[names["text"]], text, [{"tokens": tokens[:1]}, {"tokens": tokens}], dtype))
         assert adapter.clip.tokenizer is not None
         graphs[out.with_name(f"{out.stem}-tokenizer.json")] = adapter.clip.tokenizer.to_json().encode()
     # The description comes last, and is deleted first where an export is replaced: next to one, all graphs belong to it.
-    about = _description(adapter, dtype, dynamic_batch, pixels)
+    about = _description(adapter, dtype, dynamic_batch, pixels) | {"template": sentence}
     files = graphs | {out.with_suffix(".json"): as_json(about)}
     write_files(files, finish=out.with_suffix(".json"))
     return Exported(list(files), error)
@@ -185,15 +194,30 @@ def plain_attention(
     return scores.softmax(dim=-1) @ v
 
 
-def _is_matrix(encoded: Any, classes: int) -> bool:
-    return isinstance(encoded, Tensor) and encoded.ndim == 2 and len(encoded) == classes
+def _sentence(adapter: Adapter, encoded: Any) -> str:
+    """The sentence whose tokens the method turns into a class's features.
+
+    Raises:
+        ExportError: it needs several, or something else than a row of features for each class.
+    """
+    texts = ClassTexts(adapter.classes, adapter.template, adapter.clip.tokenizer, adapter.clip.config.context_length)
+    with torch.no_grad():
+        matrix = isinstance(encoded, Tensor) and encoded.ndim == 2 and len(encoded) == len(texts)
+        if matrix and adapter.takes_new:
+            adapter.method.encode_classes(texts)
+    if len(texts.sentences) != 1:
+        raise ExportError(
+            f"{adapter.method.name} does not make a class's features from one sentence, so its towers can't be exported "
+            "as parts: leave --parts out."
+        )
+    return texts.sentences[0]
 
 
-def token_ids(adapter: Adapter, names: Sequence[str]) -> Tensor:
-    """The prompts of classes, int64 (classes, context length), as `model-text.onnx` takes them."""
+def token_ids(adapter: Adapter, sentence: str, names: Sequence[str]) -> Tensor:
+    """A sentence about classes, int64 (classes, context length), as `model-text.onnx` takes it."""
     tokenizer = adapter.clip.tokenizer
     assert tokenizer is not None
-    texts = [adapter.template.replace("{}", name.replace("_", " ")) for name in names]
+    texts = [sentence.replace("{}", name.replace("_", " ")) for name in names]
     return tokenizer(texts, adapter.clip.config.context_length).long()
 
 

@@ -154,7 +154,7 @@ def _bounded(receive: Receive, limits: Limits) -> Receive:
             return await receive()
         try:
             message = await asyncio.wait_for(receive(), max(0.0, until - time.monotonic()))
-        except (TimeoutError, asyncio.TimeoutError):
+        except TimeoutError:
             raise Refused(
                 408,
                 f"The request did not arrive within {limits.read_seconds:g} seconds.",
