@@ -69,8 +69,8 @@ def test_probabilities_are_the_classifiers(backbone: CLIP, tmp_path: Path, metho
     for count in (1, 2, 3):
         assert np.abs(run(out, pixels=pixels[:count]) - expected[:count]).max() < 1e-4
     about = json.loads((tmp_path / "model.json").read_text())
-    assert about["classes"] == classifier.classes_
-    assert about["trained"] == [name != "dark tram" for name in classifier.classes_]
+    assert about["classes"] == classifier.adapter_.classes
+    assert about["trained"] == [name != "dark tram" for name in classifier.adapter_.classes]
 
 
 @pytest.mark.parametrize("method", ["mmrl", "zero-shot", "coop"])
@@ -117,7 +117,7 @@ def test_the_example(backbone_file: Path, tmp_path: Path, capsys: pytest.Capture
     assert said.returncode == 0, said.stderr
     classifier.add_classes(["zebra"])
     shares = classifier.predict_proba(tmp_path / "r.png")[0]
-    best = [f"{classifier.classes_[i]} {shares[i]:.1%}" for i in np.argsort(-shares)[:3]]
+    best = [f"{classifier.adapter_.classes[i]} {shares[i]:.1%}" for i in np.argsort(-shares)[:3]]
     assert said.stdout.strip().endswith("  ".join(best))
 
 

@@ -72,7 +72,7 @@ def test_push_and_load(hub: Hub, fitted: Path, backbone: CLIP) -> None:
     assert metadata(card)["license"] == "mit"
     assert f'FewShotClassifier.load("{MINE}")' in card
     again = FewShotClassifier.load(MINE, backbone=backbone)
-    assert again.classes_ == ["blue", "red", "a zebra"]
+    assert again.adapter_.classes == ["blue", "red", "a zebra"]
     np.testing.assert_array_equal(again.predict_proba(IMAGE), classifier.predict_proba(IMAGE))
     assert again.adapter_.train_keys == classifier.adapter_.train_keys != []
     assert again.adapter_.weights_sha256 == classifier.adapter_.weights_sha256
@@ -90,10 +90,10 @@ def test_branches(hub: Hub, fitted: Path, backbone: CLIP, tmp_path: Path) -> Non
     first = FewShotClassifier.load(fitted, backbone=backbone)
     first.push_to_hub(MINE)
     first.add_classes(["cat"]).push_to_hub(MINE, revision="with-cats")
-    assert FewShotClassifier.load(MINE, backbone=backbone).classes_ == ["blue", "red"]
+    assert FewShotClassifier.load(MINE, backbone=backbone).adapter_.classes == ["blue", "red"]
     for arguments in ({"revision": "with-cats"}, {"revision": hub.repos[MINE].branches["with-cats"]}):
-        assert FewShotClassifier.load(MINE, backbone=backbone, **arguments).classes_ == ["blue", "red", "cat"]
-    assert FewShotClassifier.load(f"{MINE}@with-cats", backbone=backbone).classes_ == ["blue", "red", "cat"]
+        assert FewShotClassifier.load(MINE, backbone=backbone, **arguments).adapter_.classes == ["blue", "red", "cat"]
+    assert FewShotClassifier.load(f"{MINE}@with-cats", backbone=backbone).adapter_.classes == ["blue", "red", "cat"]
     with pytest.raises(AdapterError, match="me/pets has no revision 'none'"):
         FewShotClassifier.load(MINE, revision="none")
     with pytest.raises(AdapterError, match="give only one of them"):
@@ -114,7 +114,7 @@ def test_a_local_folder_goes_first(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(fitted, MINE)
     asked = len(hub.requests)
-    assert FewShotClassifier.load(MINE, backbone=backbone).classes_ == ["blue", "red"]
+    assert FewShotClassifier.load(MINE, backbone=backbone).adapter_.classes == ["blue", "red"]
     assert len(hub.requests) == asked
 
 
@@ -321,7 +321,7 @@ def test_an_adapter_that_is_changed_meanwhile(
         with pytest.raises(AdapterError, match="me/pets was changed while it was being read: try again"):
             FewShotClassifier.load(MINE, backbone=backbone)
         assert hub.downloaded() == [CONFIG]
-    assert FewShotClassifier.load(MINE, backbone=backbone).classes_ == ["blue", "red"]
+    assert FewShotClassifier.load(MINE, backbone=backbone).adapter_.classes == ["blue", "red"]
 
 
 def test_a_hub_that_hides_sizes_is_checked_behind_the_download(
@@ -366,7 +366,7 @@ def test_a_token_in_the_call_opens_a_private_repository(
 ) -> None:
     put(hub, fitted, kind="private")
     monkeypatch.setenv("HF_TOKEN", "")
-    assert FewShotClassifier.load(MINE, backbone=backbone, token=TOKEN).classes_ == ["blue", "red"]
+    assert FewShotClassifier.load(MINE, backbone=backbone, token=TOKEN).adapter_.classes == ["blue", "red"]
 
 
 @pytest.mark.parametrize("name", ["me/a--b", "me/x.git", "me/.x", "me/x."])
@@ -412,8 +412,8 @@ def test_the_cache_layout_by_hand(
     shutil.copytree(fitted, place / "snapshots" / commit)
     (place / "refs").mkdir()
     (place / "refs" / "main").write_text(commit)
-    assert FewShotClassifier.load(MINE, backbone=backbone).classes_ == ["blue", "red"]
-    assert FewShotClassifier.load(MINE, backbone=backbone, revision=commit).classes_ == ["blue", "red"]
+    assert FewShotClassifier.load(MINE, backbone=backbone).adapter_.classes == ["blue", "red"]
+    assert FewShotClassifier.load(MINE, backbone=backbone, revision=commit).adapter_.classes == ["blue", "red"]
 
 
 @pytest.mark.parametrize("place", ["tiny.safetensors", "clip/..", "~/clip", "./clip", "a/b/c", "/etc/passwd", ""])
@@ -443,4 +443,4 @@ def test_the_python_of_the_documentation(hub: Hub, tmp_path: Path, monkeypatch: 
     for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
         exec(block, names)
     assert hub.repos[MINE].private
-    assert names["again"].classes_ == ["cat", "dog"]
+    assert names["again"].adapter_.classes == ["cat", "dog"]

@@ -7,37 +7,27 @@ pixels, and refused if its probabilities differ from torch's. Needs the extra `e
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from fewclip.adapters.adapter import Adapter
+from fewclip.adapters.graph import ExportError, difference, graph_of
 from fewclip.clip.load import fingerprint
 from fewclip.clip.prompts import Prompts
 from fewclip.data.names import key
-from fewclip.errors import FewclipError, OutputError
+from fewclip.errors import OutputError
 from fewclip.files.write import as_json, write_files
 from fewclip.methods.classes import ClassTexts
 from fewclip.version import __version__
 
-OPSET = 18
+__all__ = ["ExportError", "Exported", "export", "token_ids"]
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
-TOLERANCE = {"fp32": 1e-4, "fp16": 5e-2}
-"""Largest difference of a probability from torch's."""
-
-
-class ExportError(FewclipError):
-    """A method or setting that can't be computed by an ONNX graph."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +139,8 @@ def export(
     # Tracing takes a dimension of size 1 for a constant, so a free one is traced at 2 and checked at two other sizes.
     batch = {"pixels": {0: torch.export.Dim("batch", max=4096)}} if dynamic_batch else {"pixels": None}
     trace = images(2 if dynamic_batch else 1)
-    data = _graph(whole, adapter.method.name, {"pixels": trace}, batch, "probabilities", dtype)
-    error = _check(data, whole, [{"pixels": images(n)} for n in ((1, 3) if dynamic_batch else (1,))], dtype)
+    data = graph_of(whole, adapter.method.name, {"pixels": trace}, batch, "probabilities", dtype)
+    error = difference(data, whole, [{"pixels": images(n)} for n in ((1, 3) if dynamic_batch else (1,))], dtype)
     graphs = {out: data}
     if parts:
         names = {"image": out.with_name(f"{out.stem}-image.onnx"), "text": out.with_name(f"{out.stem}-text.onnx")}
@@ -158,12 +148,12 @@ def export(
         classes = torch.export.Dim("classes", min=1, max=65536)
         shapes = batch | {"classes": {0: classes}, "seen": {0: classes}}
         given = {"pixels": trace, "classes": whole.encoded, "seen": whole.seen}
-        graphs[names["image"]] = _graph(image, adapter.method.name, given, shapes, "probabilities", dtype)
-        error = max(error, _check(graphs[names["image"]], image, [given | {"pixels": images(len(trace))}], dtype))
+        graphs[names["image"]] = graph_of(image, adapter.method.name, given, shapes, "probabilities", dtype)
+        error = max(error, difference(graphs[names["image"]], image, [given | {"pixels": images(len(trace))}], dtype))
         tokens = token_ids(adapter, sentence, adapter.classes)
         free = {"tokens": {0: classes}}
-        graphs[names["text"]] = _graph(text, adapter.method.name, {"tokens": tokens}, free, "classes", dtype)
-        error = max(error, _check(graphs[names["text"]], text, [{"tokens": tokens[:1]}, {"tokens": tokens}], dtype))
+        graphs[names["text"]] = graph_of(text, adapter.method.name, {"tokens": tokens}, free, "classes", dtype)
+        error = max(error, difference(graphs[names["text"]], text, [{"tokens": tokens[:1]}, {"tokens": tokens}], dtype))
         assert adapter.clip.tokenizer is not None
         graphs[out.with_name(f"{out.stem}-tokenizer.json")] = adapter.clip.tokenizer.to_json().encode()
     # The description comes last, and is deleted first where an export is replaced: next to one, all graphs belong to it.
@@ -171,27 +161,6 @@ def export(
     files = graphs | {out.with_suffix(".json"): as_json(about)}
     write_files(files, finish=out.with_suffix(".json"))
     return Exported(list(files), error)
-
-
-class PlainAttention(TorchFunctionMode):
-    """While it is entered, attention is computed by products and a softmax, in any number of dimensions: the exporter takes
-    `F.scaled_dot_product_attention` only in four."""
-
-    def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
-        replaced = func is F.scaled_dot_product_attention and args[0].ndim != 4
-        return (plain_attention if replaced else func)(*args, **(kwargs or {}))
-
-
-def plain_attention(
-    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
-) -> Tensor:
-    """Attention of q (..., Q, width) to k and v (..., N, width); `attn_mask` is True where a query may look."""
-    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
-    if is_causal:
-        attn_mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
-    if attn_mask is not None:
-        scores = scores.masked_fill(~attn_mask, -torch.inf)
-    return scores.softmax(dim=-1) @ v
 
 
 def _sentence(adapter: Adapter, encoded: Any) -> str:
@@ -219,70 +188,6 @@ def token_ids(adapter: Adapter, sentence: str, names: Sequence[str]) -> Tensor:
     assert tokenizer is not None
     texts = [sentence.replace("{}", name.replace("_", " ")) for name in names]
     return tokenizer(texts, adapter.clip.config.context_length).long()
-
-
-def _graph(
-    module: nn.Module, method: str, inputs: Mapping[str, Tensor], shapes: Mapping[str, Any], output: str, dtype: str
-) -> bytes:
-    """The graph of a module, as the bytes of an ONNX file."""
-    quiet = logging.getLogger("torch.onnx")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), torch.no_grad(), PlainAttention():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                module, tuple(inputs.values()), dynamo=True, dynamic_shapes=dict(shapes), input_names=list(inputs),
-                output_names=[output], opset_version=OPSET, verbose=False, external_data=False,
-            )  # fmt: skip
-        assert program is not None
-        model = program.model_proto
-        if dtype == "fp16":
-            from onnxruntime.transformers.float16 import convert_float_to_float16
-
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # numbers that half precision holds as 0
-                model = convert_float_to_float16(model, keep_io_types=True)
-        return bytes(model.SerializeToString())
-    except Exception as error:  # torch raises whatever its tracing led to
-        first: BaseException = error
-        while first.__cause__ is not None:
-            first = first.__cause__
-        reason = (str(first).strip() or type(first).__name__).split("\n")[0]
-        if type(first).__name__ == "GuardOnDataDependentSymNode":
-            reason = "how many steps it takes depends on the images"
-        raise ExportError(
-            f"{method} can't be exported: what it computes can't be traced to an ONNX graph ({reason[:200]})."
-        ) from error
-    finally:
-        quiet.setLevel(level)
-
-
-def _check(data: bytes, module: nn.Module, examples: Sequence[Mapping[str, Tensor]], dtype: str) -> float:
-    """The largest difference between a graph and its module.
-
-    Raises:
-        ExportError: it is too large, or the graph does not run.
-    """
-    import onnxruntime
-
-    worst = 0.0
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    try:
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        for example in examples:
-            with torch.no_grad():
-                expected = module(*example.values()).numpy()
-            (answers,) = session.run(None, {name: tensor.numpy() for name, tensor in example.items()})
-            worst = max(worst, float(np.abs(answers - expected).max()))
-    except Exception as error:  # onnxruntime's exceptions have no common class
-        raise ExportError(f"The graph does not run: {str(error).splitlines()[0][:200]}.") from error
-    if not worst <= TOLERANCE[dtype]:
-        raise ExportError(
-            f"The graph's answers differ from torch's by {worst:.2g}; at most {TOLERANCE[dtype]:g} is allowed."
-        )
-    return worst
 
 
 def _description(adapter: Adapter, dtype: str, dynamic_batch: bool, pixels: str) -> dict[str, Any]:
