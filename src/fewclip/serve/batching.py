@@ -86,7 +86,8 @@ class Batcher:
         with self._lock:
             if self._held + count > self._room:
                 raise busy(
-                    f"{self._held} images are waiting and the queue holds {self._room}: try again.", self._held * self._rate
+                    f"{self._held} images are waiting and the queue holds {self._room}: try again.",
+                    self._held * self._rate,
                 )
             self._held += count
             self._coming += count

@@ -183,7 +183,9 @@ def _check_count(count: int, limits: Limits) -> None:
     if count == 0:
         raise Refused(422, "There is no image: send at least one in images.")
     if count > limits.max_images:
-        raise Refused(413, f"{count} images were sent, but {limits.max_images} per request are the most (--max-images).")
+        raise Refused(
+            413, f"{count} images were sent, but {limits.max_images} per request are the most (--max-images)."
+        )
 
 
 def _from_base64(text: str, place: int) -> bytes:
