@@ -175,7 +175,7 @@ def test_accumulation_takes_the_same_steps_or_is_refused(backbone: CLIP, pairs: 
 
 def test_published_training_stands_where_the_user_says_nothing(backbone: CLIP) -> None:
     def settings(name: str, **given: Any) -> TrainSettings:
-        return FewShotClassifier(name, backbone, **given).split_settings()[0]
+        return split_settings(name, given)[0]
 
     assert settings("mmrl") == TrainSettings()
     coop = settings("coop")
