@@ -49,7 +49,7 @@ class Places:
         """Let the model score an image; the future holds its row."""
         job = Job(pixels, among)
         self.coming -= 1
-        self._batcher._put(job)
+        self._batcher.put(job)
         return job.answer
 
 
@@ -113,7 +113,8 @@ class Batcher:
                 self._queue.put(None)
         self._thread.join()
 
-    def _put(self, job: Job) -> None:
+    def put(self, job: Job) -> None:
+        """Let the model score an image for which there is a place."""
         with self._lock:
             self._coming -= 1
         self._enqueue(job)
