@@ -204,7 +204,7 @@ def test_every_setting_of_a_method_is_its_own() -> None:
         ("tcp", {"context_tokens": 2}, "context_tokens is 2"),
         ("mma", {"first_layer": 5}, "layer 5 to 4"),
         ("maple", {"depth": 0}, "depth is 0"),
-        ("clip-lora", {"projections": "x"}, "projections 'x'"),
+        ("clip-lora", {"projections": "x"}, "projections is 'x'"),
         ("clip-lora", {"layers": (9,)}, r"layers is \(9,\)"),
         ("clip-adapter", {"ratio": 2.0}, "ratio is 2.0"),
         ("proda", {"prompt_batch": 99}, "prompt_batch is 99"),

@@ -21,6 +21,7 @@ from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import Position, Slots, sentence
 from fewclip.methods.coop import coop_training
 from fewclip.methods.cosine import CosineMethod
+from fewclip.methods.settings import Count, Settings, Weight
 from fewclip.seeds import generator
 
 if TYPE_CHECKING:
@@ -28,14 +29,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProDASettings:
-    pool: int = 32
+class ProDASettings(Settings):
+    pool: Count = 32
     """P: contexts. The first quarter has the class name in front, the next in the middle, the others at the end."""
-    prompt_batch: int = 4
+    prompt_batch: Count = 4
     """Q: contexts a step."""
-    context_tokens: int = 16
+    context_tokens: Count = 16
     """Learned vectors of a context."""
-    orthogonal_weight: float = 0.1
+    orthogonal_weight: Weight = 0.1
     """α: how firmly the contexts are kept apart."""
 
 
