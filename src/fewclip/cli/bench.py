@@ -16,6 +16,7 @@ from fewclip.bench.presets import PRESETS
 from fewclip.bench.run import Where
 from fewclip.bench.sweep import Sweep, sweep
 from fewclip.classifier import DEFAULT_BACKBONE
+from fewclip.cli.options import listed
 from fewclip.errors import SettingsError
 
 
@@ -112,7 +113,7 @@ def bench(arguments: list[str]) -> int:
 
 def names(text: str) -> tuple[str, ...]:
     """The parts of a list with commas, each once."""
-    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    return tuple(dict.fromkeys(listed(text)))
 
 
 def numbers(what: str, text: str) -> tuple[int, ...]:
