@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import numpy as np
 import pytest
+import torch
 from commands import Capture
 
 from fewclip import FewShotClassifier
@@ -15,6 +16,7 @@ from fewclip.cli import main
 from fewclip.errors import SettingsError
 from fewclip.methods import METHODS, make_settings
 from fewclip.methods.settings import Count, Range, Share, checked, describe, fits
+from fewclip.training.processes import find_device
 from fewclip.training.settings import TrainSettings, split_settings
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
@@ -141,4 +143,18 @@ def test_ranges_in_words() -> None:
     assert [str(r) for r in (Range(0), Range(1), Range(0, above=True), Range(0, 1), Range(0, 1, True), Range(0, 1, False, True))] == [
         "0 or more", "at least 1", "above 0", "between 0 and 1", "above 0 and at most 1", "0 or more and below 1",
     ]  # fmt: skip
-    assert Share.__metadata__ == (Range(0, 1),)
+    assert get_args(Share)[1:] == (Range(0, 1),)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "", "cpu:x"])
+def test_a_device_that_there_is_not(device: str, capsys: Capture) -> None:
+    with pytest.raises(SettingsError, match=f"There is no device '{device}' .*: use cpu, cuda, cuda:1"):
+        find_device(device)
+    assert main(["fit", "icons", "-o", "out", "--device", device]) == 2
+    assert f"fewclip fit: There is no device '{device}'" in capsys.readouterr().err
+
+
+def test_devices_that_there_are() -> None:
+    assert find_device("cpu") == torch.device("cpu")
+    assert find_device(torch.device("cpu")).type == "cpu"
+    assert find_device(None).type in ("cpu", "cuda")

@@ -122,7 +122,7 @@ def test_save_writes_what_was_fitted(
     backbone: CLIP, pairs: Pairs, images: list[Any], tmp_path: Path, changed: dict[str, Any]
 ) -> None:
     """Whatever the next fit shall do."""
-    settings = {} if "method" in changed else {"rep_dim": 8}
+    settings: dict[str, Any] = {} if "method" in changed else {"rep_dim": 8}
     classifier = FewShotClassifier("mmrl", backbone, shots=None, epochs=1, **settings).fit(pairs)
     before = classifier.predict_proba(images)
     classifier.set_params(**{name: value for name, value in changed.items() if value is not None})
@@ -172,7 +172,8 @@ def test_with_settings_leaves_the_original(classifier: FewShotClassifier, pairs:
 
 def test_failed_add_classes_add_none(classifier: FewShotClassifier, pairs: Pairs, images: list[Any]) -> None:
     before = classifier.fit(pairs).predict_proba(images)
-    for names in (["teal", "red"], ["teal", ""], ["teal", "x" * 290], ["teal", "Teal"], ["teal", 3]):
+    wrong: list[Any] = [["teal", "red"], ["teal", ""], ["teal", "x" * 290], ["teal", "Teal"], ["teal", 3]]
+    for names in wrong:
         with pytest.raises((PromptError, DataError)):
             classifier.add_classes(names)
         assert classifier.classes_.tolist() == ["blue", "green", "red"]
