@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import golden_files
 import pytest
 import torch
 from browser import browser as browser
@@ -16,6 +19,9 @@ from safetensors.torch import save_file
 from small import small_clip
 
 from fewclip.clip.model import CLIP
+
+if TYPE_CHECKING:
+    from hub_standin import Hub
 
 torch.set_num_threads(1)  # the models are tiny, and the machine may be shared
 
@@ -61,3 +67,18 @@ def pairs() -> list[tuple[Image.Image, str]]:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in golden_files.summary(terminalreporter.stats):
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """A stand-in for the Hugging Face hub, and an empty cache."""
+    from hub_standin import Hub, point
+
+    with Hub() as hub:
+        point(monkeypatch, hub.endpoint, tmp_path / "cache")
+        yield hub

@@ -8,18 +8,19 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import numpy as np
 import pytest
-from hub_standin import TOKEN, Hub, Repo
+from hub_standin import TOKEN, Hub, Repo, point
 from huggingface_hub import ModelCard, constants
 from pictures import picture
 
 from fewclip import FewShotClassifier
+from fewclip.adapters.adapter import Adapter
 from fewclip.adapters.disk import CARD, CONFIG, DRAFT, WEIGHTS, read_config
 from fewclip.adapters.hub import MOST_BYTES
 from fewclip.bench.stated import read_results
@@ -43,26 +44,6 @@ def fitted(backbone_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     classifier = FewShotClassifier("mmrlpp", str(backbone_file), shots=2, epochs=1, rep_dim=8)
     classifier.fit(place / "pets").save(place / "adapter")
     return place / "adapter"
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    with Hub() as hub:
-        point(monkeypatch, hub.endpoint, tmp_path / "cache")
-        yield hub
-
-
-def point(monkeypatch: pytest.MonkeyPatch, endpoint: str, cache: Path) -> None:
-    """What HF_ENDPOINT, HF_HUB_CACHE, HF_TOKEN and HF_HUB_DISABLE_XET do at the start of a process."""
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(cache / "no token"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
 
 
 def put(hub: Hub, folder: Path, name: str = MINE, *, kind: str = "") -> Repo:
@@ -181,8 +162,8 @@ def test_the_commands_that_take_an_adapter(
     assert index["results"][0]["metrics"][0]["value"] == said["accuracy"]
     used: list[list[str]] = []
 
-    def stop(classifier: FewShotClassifier, *_: object, **__: object) -> None:
-        used.append(classifier.classes)
+    def stop(adapter: Adapter, *_: object, **__: object) -> None:
+        used.append(adapter.classes)
         raise FewclipError("enough")
 
     monkeypatch.setattr("fewclip.adapters.onnx.export", stop)

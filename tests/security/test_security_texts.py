@@ -22,7 +22,7 @@ from fewclip.bench.rows import read_rows
 from fewclip.cli import main
 from fewclip.clip.model import CLIP
 from fewclip.data.csv import read_csv
-from fewclip.data.names import check_names, key
+from fewclip.data.names import check_names, key, new_names
 from fewclip.data.read import read_data
 from fewclip.errors import LONGEST, DataError, FewclipError, PromptError, visible
 from fewclip.report.build import build
@@ -51,13 +51,28 @@ Capture = pytest.CaptureFixture[str]
         "a\u2029b",
         "a\ud800",
         "\t",
-        "",
     ],
 )
 def test_names_that_are_not_what_they_look_like(name: str) -> None:
     with pytest.raises(PromptError, match="holds control characters") as caught:
         check_names(["cat", name], where="the test")
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["", " ", "_", "_ _", "\u200b", "\u00a0\u200d", "\u3000_"])
+def test_names_that_show_nothing(name: str) -> None:
+    with pytest.raises(PromptError, match="has no visible characters: give it a readable name"):
+        check_names(["cat", name], where="the test")
+
+
+@pytest.mark.parametrize("value", [None, 3, 0.5, ["cat"], b"cat"])
+def test_what_is_not_text_is_not_a_name(value: object) -> None:
+    with pytest.raises(PromptError, match="expected text"):
+        check_names(["cat", value], where="the test")  # type: ignore[list-item]
+
+
+def test_new_names() -> None:
+    assert new_names(["Cat", "polar_bear", "dog", "dog"], ["cat", "Polar  bear"]) == ["dog", "dog"]
 
 
 @pytest.mark.parametrize(
@@ -222,8 +237,8 @@ def test_names_that_no_file_can_have(name: str) -> None:
     ("change", "says"),
     [
         ({"rows": 10**12}, "no run has finished"),
-        ({"rows": "1"}, "is no result row"),
-        ({"run": ["a"]}, "is no result row"),
+        ({"rows": "1"}, "is not a result row"),
+        ({"run": ["a"]}, "is not a result row"),
         ({"seed": 10**400}, "has no usable seed"),
         ({"shots": -1}, "has no usable shots"),
         ({"accuracy": 1e12}, "has no usable accuracy"),
@@ -234,7 +249,7 @@ def test_names_that_no_file_can_have(name: str) -> None:
     ],
 )
 def test_rows_that_lie(change: dict[str, Any], says: str, tmp_path: Path) -> None:
-    write(tmp_path / "rows.jsonl", [row(**change)] if "run" not in change else [row() | change])
+    write(tmp_path / "rows.jsonl", [row(**change)] if "run" not in change else [{**dict(row()), **change}])
     if "run" in change:
         (tmp_path / "rows.jsonl").write_text((tmp_path / "rows.jsonl").read_text() + "\n\n")
 
@@ -247,7 +262,7 @@ def test_rows_that_lie(change: dict[str, Any], says: str, tmp_path: Path) -> Non
 
 def test_a_deep_row_is_no_row(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("[" * 200_000 + "\n" + json.dumps(row()) + "\n")
-    with pytest.raises(DataError, match="Line 1 of .* is no result row"):
+    with pytest.raises(DataError, match="Line 1 of .* is not a result row"):
         read_rows(tmp_path)
 
 

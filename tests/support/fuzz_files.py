@@ -20,6 +20,7 @@ from results import failed, halves, row, transfers
 from safetensors.torch import save
 from small import small_clip, small_config
 
+from fewclip.bench.rows import Row
 from fewclip.clip.model import CLIP
 
 TOKENS = [*string.ascii_lowercase, *string.digits, *".,!?'-:;()/&_"]
@@ -69,18 +70,18 @@ def safetensors_files() -> list[bytes]:
     return [save(state, {"quick_gelu": "true"}), save(few), save({})]
 
 
-def torch_file(value: Any, new: bool = True) -> bytes:
+def torch_file(value: Any) -> bytes:
     out = io.BytesIO()
-    torch.save(value, out, _use_new_zipfile_serialization=new)
+    torch.save(value, out)
     return out.getvalue()
 
 
 @cache
-def torch_files(new: bool = True) -> list[bytes]:
+def torch_files() -> list[bytes]:
     few = {"a": torch.zeros(2, 3), "b": torch.ones(4, dtype=torch.float16), "c": torch.arange(3)}
     shared = torch.arange(12.0).reshape(3, 4)
     wrapped = {"epoch": 3, "state_dict": {"x": shared, "y": shared.T}, "extra": [None, True, 2.5, "name", (1, 2)]}
-    return [torch_file(few, new), torch_file(wrapped, new), torch_file(tiny().state_dict(), new)]
+    return [torch_file(few), torch_file(wrapped), torch_file(tiny().state_dict())]
 
 
 @cache
@@ -141,7 +142,7 @@ def write_backbone(folder: Path) -> None:
 
 
 @cache
-def result_rows() -> list[list[dict[str, Any]]]:
+def result_rows() -> list[list[Row]]:
     """Files of rows."""
     example = {"key": "a/1.jpg", "truth": "cat", "guess": "dog", "probability": 0.5}
     rich: dict[str, Any] = {"confusions": [["cat", "dog", 3]], "examples": [example]}

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from fewclip.bench.rows import Row
+from fewclip.bench.rows import Row, failed_row
 from fewclip.bench.run import Run, Where
-from fewclip.bench.sweep import Finish, execute, failure
+from fewclip.bench.sweep import Finish, execute
 from fewclip.errors import OutputError, SettingsError
 from fewclip.workers.pool import Death, Pool
 from fewclip.workers.ray import connected
@@ -34,7 +34,7 @@ class Local:
         def died(run: Run, death: Death) -> Run | None:
             if death.times < TRIES:
                 return run
-            finish(run, [failure(run, DIED.format(tries=death.times))])
+            finish(run, [failed_row(run, DIED.format(tries=death.times))])
             return None
 
         serve = [partial(_rows, where)] * min(self.processes, len(runs))
@@ -75,9 +75,9 @@ class Ray:
                 except ray.exceptions.RayTaskError as error:
                     if isinstance(error.cause, OutputError):
                         raise error.cause from None
-                    rows = [failure(run, str(error.cause))]
+                    rows = [failed_row(run, str(error.cause))]
                 except ray.exceptions.RayError as error:
-                    rows = [failure(run, f"{DIED.format(tries=TRIES)}: {type(error).__name__}")]
+                    rows = [failed_row(run, f"{DIED.format(tries=TRIES)}: {type(error).__name__}")]
                 finish(run, rows)
 
 

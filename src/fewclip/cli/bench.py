@@ -61,8 +61,6 @@ class Bench:
     """ray: GPUs of each run, such as 1 or 0.25."""
     device: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """cpu, cuda, …; by default a GPU if there is one."""
-    keep_adapters: bool = False
-    """Keep each trained adapter in FOLDER/adapters, and use it for whatever needs the same training."""
     dry_run: bool = False
     """List the runs and stop."""
     json: bool = False
@@ -95,7 +93,6 @@ def bench(arguments: list[str]) -> int:
         out=str(options.out.absolute()),
         root=None if options.root is None else str(options.root.absolute()),
         device=options.device,
-        keep_adapters=options.keep_adapters,
     )
     executor = (
         Local(options.processes)

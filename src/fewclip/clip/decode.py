@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from fewclip.errors import DataError
+from fewclip.errors import DataError, TooLargeError
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | Tensor"
 
@@ -69,9 +69,9 @@ def _guard(what: str, read: Callable[[], Image.Image]) -> Image.Image:
     try:
         return read()
     except DataError as error:
-        raise DataError(f"{what} {error}") from None
+        raise type(error)(f"{what} {error}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{what} is refused as a decompression bomb ({error}): make it smaller.") from error
+        raise TooLargeError(f"{what} is refused as a decompression bomb ({error}): make it smaller.") from error
     except UnidentifiedImageError as error:
         raise DataError(
             f"{what} can't be read (not an image): it is damaged, truncated or of no known format."
@@ -110,7 +110,7 @@ def _checked(image: Image.Image, max_pixels: int) -> Image.Image:
     if image.format in HELPED:
         raise DataError(f"is of the format {image.format}, which only other programs read: convert it, to PNG for one.")
     if image.width * image.height > max_pixels:
-        raise DataError(
+        raise TooLargeError(
             f"has {image.width} × {image.height} pixels, more than the {max_pixels:,} allowed: "
             "make it smaller, or raise max_pixels."
         )

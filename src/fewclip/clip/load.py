@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
 from fewclip.clip import hub, layouts, weights
 from fewclip.clip.config import Config
 from fewclip.clip.model import CLIP
+from fewclip.clip.outline import outline
 from fewclip.clip.preprocess import Preprocess
 from fewclip.clip.tokenizer import CLIP_VOCABULARY, Tokenizer
 from fewclip.errors import BackboneError
@@ -39,7 +39,7 @@ ALIASES = {
     "vit-l/14@336px": "openai/clip-vit-large-patch14-336",
 }
 
-_MEND = (
+_OTHERWISE = (
     f"Give an embedded model ({', '.join(EMBEDDED)}), the path of a local file or folder with a CLIP's weights, "
     "or a name on the Hugging Face hub such as openai/clip-vit-base-patch16."
 )
@@ -47,16 +47,6 @@ LARGEST, LARGEST_IMAGE = 10_000_000, 4096
 """Of any size of a CLIP, and of the side of its images."""
 _MISREAD = (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError)
 """What comes of a config whose values are of other types than they should be."""
-FILLS = {
-    Tensor.normal_,
-    Tensor.uniform_,
-    Tensor.mul,
-    Tensor.log,
-    nn.init.normal_,
-    nn.init.uniform_,
-    nn.init.kaiming_uniform_,
-}
-"""What gives parameters their initial values."""
 _FILES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
 
 
@@ -85,7 +75,7 @@ def load(name_or_path: str, *, quick_gelu: bool | None = None) -> CLIP:
         elif os.path.isfile(path):
             clip = _load_file(path, quick_gelu)
         else:
-            clip = _load_folder(hub.fetch(_hub_name(name), _MEND), quick_gelu)
+            clip = _load_folder(hub.fetch_backbone(_hub_name(name), _OTHERWISE), quick_gelu)
     except BackboneError as error:
         message = str(error)
         raise BackboneError(message if name in message else f"{name} can't be loaded: {message}") from error.__cause__
@@ -111,9 +101,11 @@ def _hub_name(name: str) -> str:
         return alias
     is_path = name.startswith((".", "~", "/")) or "\\" in name or name.count("/") > 1 or name.endswith(_FILES)
     if is_path:
-        raise BackboneError(f"There is no file or folder {name} (looked from {Path.cwd()}). {_MEND}")
+        raise BackboneError(f"There is no file or folder {name} (looked from {Path.cwd()}). {_OTHERWISE}")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) is None:
-        raise BackboneError(f"{name!r} is neither an embedded model, nor an existing path, nor a hub name. {_MEND}")
+        raise BackboneError(
+            f"{name!r} is neither an embedded model, nor an existing path, nor a hub name. {_OTHERWISE}"
+        )
     return name
 
 
@@ -217,7 +209,7 @@ def _activation(found: weights.Weights) -> bool:
 def _build(config: Config, state: dict[str, Tensor]) -> CLIP:
     """The model around the tensors, without filling it with initial values first."""
     _check_sizes(config, len(state))
-    with torch.device("meta"), _Unfilled():
+    with outline():
         clip = CLIP(config)
     expected = {name: value.shape for name, value in clip.state_dict().items()}
     lacking = [name for name in expected if name not in state]
@@ -234,16 +226,6 @@ def _build(config: Config, state: dict[str, Tensor]) -> CLIP:
             raise BackboneError(f"{name} holds numbers that are not finite: the file is damaged.")
     clip.load_state_dict(state, assign=True)
     return clip.requires_grad_(False).eval()
-
-
-class _Unfilled(TorchFunctionMode):
-    """Initial values are left out: for tensors without storage they cost seconds, by importing torch's compiler."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in FILLS:
-            return args[0] if args else kwargs["tensor"]
-        return (torch.empty if func is torch.randn else func)(*args, **kwargs)
 
 
 def _check_sizes(config: Config, tensors: int) -> None:
