@@ -23,7 +23,7 @@ from fewclip.methods.plot import PLOT
 from fewclip.methods.proda import ProDA, ProDASettings
 from fewclip.training.checkpoint import Checkpoint
 from fewclip.training.loop import BatchStep
-from fewclip.training.settings import TrainSettings, published_training
+from fewclip.training.settings import TrainSettings, published_training, split_settings
 
 Pairs = list[tuple[Image.Image, str]]
 SMALL: dict[str, dict[str, Any]] = {

@@ -24,6 +24,7 @@ from fewclip.files.lock import LOCK, only_writer
 from fewclip.files.write import TEMPORARY, clear
 from fewclip.methods import METHODS, check_chooses, find
 from fewclip.training.processes import Processes
+from fewclip.training.progress import duration
 from fewclip.training.settings import TrainSettings, published_training
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -165,6 +166,8 @@ def check_out(out: Path, overwrite: bool) -> None:
 
 
 def show(options: Fit, adapter: Adapter) -> None:
+    stages = adapter.method.stages
+    epochs = len(adapter.training.history) // stages
     summary = {
         "adapter": str(options.out),
         "method": options.method,
@@ -176,18 +179,21 @@ def show(options: Fit, adapter: Adapter) -> None:
         "val_images": adapter.training.val_images,
         "chosen": adapter.training.chosen,
         "loss": adapter.training.history[-1]["loss"] if adapter.training.history else None,
+        "stages": stages,
+        "epochs": epochs,
         "seconds": round(adapter.training.seconds, 2),
     }
     if options.json:
         print(json.dumps(summary, ensure_ascii=False))
         return
+    length = "" if summary["loss"] is None else f", {duration(epochs, stages)}"
     loss = "" if summary["loss"] is None else f", loss {summary['loss']:.3f}"
     if summary["chosen"]:
         settings = ", ".join(f"{name} {value:.4g}" for name, value in summary["chosen"].items())
         print(f"Chosen by {summary['val_images']} validation images: {settings}.")
     print(
         f"{options.method} on {summary['backbone']}: {len(adapter.classes)} classes, {summary['images']} images, "
-        f"{summary['parameters']:,} trained parameters, {summary['seconds']} s{loss}.\n"
+        f"{summary['parameters']:,} trained parameters{length}, {summary['seconds']} s{loss}.\n"
         f"Saved to {options.out}. Next:\n"
         f"  fewclip eval {options.out} {options.data}\n"
         f"  fewclip predict {options.out} IMAGE … [--classes NAME,NAME,…]"
