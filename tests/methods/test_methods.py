@@ -173,7 +173,7 @@ def test_accumulation_takes_the_same_steps_or_is_refused(backbone: CLIP, pairs: 
         assert float((value - other).float().norm()) <= 1e-3 * max(1.0, float(value.float().norm())), key
 
 
-def test_published_training_stands_where_the_user_says_nothing(backbone: CLIP) -> None:
+def test_published_training_holds_where_the_user_sets_nothing() -> None:
     def settings(name: str, **given: Any) -> TrainSettings:
         return split_settings(name, given)[0]
 
