@@ -1,7 +1,8 @@
 """MMRL: tokens from one shared space enter the upper layers of both towers; class and representation features decouple.
 
 Guo and Gu, "MMRL: Multi-Modal Representation Learning for Vision-Language Models", CVPR 2025 (arXiv 2503.08497).
-Equations: docs/equations.md; a version to read first: examples/mmrl_plain.py. Where paper and published code differ, the code's reading is the default.
+Equations: docs/equations.md; a plain version to read first: examples/mmrl_plain.py. Where paper and published code differ,
+the code's reading is the default.
 """
 
 from __future__ import annotations
