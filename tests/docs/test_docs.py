@@ -170,7 +170,7 @@ def test_choosing_says_what_the_methods_say() -> None:
         method = METHODS[name.strip("`")]
         assert new.startswith("yes") == bool(method.new_classes), name
         settings = TrainSettings(**method.train_settings)
-        epochs = str(settings.epochs) if settings.epochs else f"{settings.steps_per_shot} steps a shot"
+        epochs = str(settings.epochs) if settings.epochs else f"{settings.steps_per_shot} steps per shot"
         assert schedule == (f"{epochs}, {settings.batch_size}" if "steps" in training else ""), name
 
 
