@@ -36,7 +36,7 @@ def batches(pairs: Pairs, size: int, **more: Any) -> TrainingBatches:
 
 
 class Point(nn.Module):
-    """The least that the loop trains: three numbers, whose gradient is the mean of the labels."""
+    """The least that the loop trains: three numbers, whose gradient is the mean of labels + 1."""
 
     name, whole_batches, stages = "point", False, 1
 
@@ -47,7 +47,7 @@ class Point(nn.Module):
         self.wholes: list[int] = []
 
     def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        return {"loss": (self.x.sum() * labels.float()).mean()}
+        return {"loss": (self.x.sum() * (labels.float() + 1)).mean()}
 
     def step(self, step: Any) -> Tensor:
         self.rates.append(step.lr)
@@ -159,7 +159,7 @@ def test_processes_share_a_batch_that_is_smaller_than_they_are_many(pairs: Pairs
         ((_, (gradient,)),) = steps(last)
         assert gradient is not None
         total += gradient
-    assert torch.equal(total, torch.full((3,), float(last.labels[0])))
+    assert torch.equal(total, torch.full((3,), 1 + float(last.labels[0])))
 
 
 def steps(batch: Batch, accumulate: int = 1) -> list[tuple[Tensor, Gradients]]:
@@ -178,8 +178,8 @@ def test_parts_of_uneven_size_add_up_to_the_batch(accumulate: int) -> None:
     labels = torch.tensor([0, 1, 2, 3, 4, 5, 20])
     ((loss, (gradient,)),) = steps(Batch(torch.zeros(7, 3, 2, 2), labels, 7), accumulate)
     assert gradient is not None
-    torch.testing.assert_close(gradient, torch.full((3,), 5.0))
-    torch.testing.assert_close(loss, torch.tensor(-0.5 * 5.0))
+    torch.testing.assert_close(gradient, torch.full((3,), 6.0))
+    torch.testing.assert_close(loss, torch.tensor(-0.5 * 6.0))
 
 
 # What changes from epoch to epoch
