@@ -487,7 +487,7 @@ def _env() -> dict[str, str]:
     return {**os.environ, **_paths(), "OMP_NUM_THREADS": "1"}
 
 
-def _wait_for(ready: Callable[[], bool], seconds: float = 60) -> None:
+def _wait_for(ready: Callable[[], bool], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not ready():
         assert time.monotonic() < end, "waited in vain"

@@ -73,7 +73,7 @@ def test_columns_of_a_row(adapter: Path, folder: Path, tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "out.parquet")
     assert table.column_names == ["path", "id", "error", "class", "probability", "top"]
     about = {key.decode(): json.loads(value) for key, value in table.schema.metadata.items()}
-    assert about["fewclip.methods.classes"] == sorted(COLOURS)
+    assert about["fewclip.classes"] == sorted(COLOURS)
     for row in table.to_pylist():
         first, second = row["top"]
         assert (row["class"], row["probability"]) == (first["class"], first["probability"])
