@@ -66,7 +66,9 @@ class PLOT(Method):
         super().__init__(clip, settings, classes)
         s = self.settings
         if not s.words:
-            raise SettingsError("words is empty, but each prompt of a class starts from one of them: give at least one.")
+            raise SettingsError(
+                "words is empty, but each prompt of a class starts from one of them: give at least one."
+            )
         self.context = normal(len(s.words), s.context_tokens, clip.config.text_width)  # (N, n, d_t)
         self.image = normal(s.views, s.image_prompts, clip.config.vision_width)  # (M, n_v, d_v)
         self.context.requires_grad_(s.stage != "vision")
