@@ -23,7 +23,7 @@ from fewclip.methods import frozen
 from fewclip.methods.base import SCALE, unit
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.cosine import CosineMethod
-from fewclip.methods.settings import Count, Range, Settings
+from fewclip.methods.settings import Count, Range, Settings, Weight
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -37,7 +37,7 @@ PLACES: dict[str, Place] = {"q": "query", "k": "key", "v": "value", "o": "output
 class CLIPLoRASettings(Settings):
     rank: Count = 2
     """r: rank of each update."""
-    alpha: float = 1.0
+    alpha: Weight = 1.0
     """α: an update is multiplied by α/√r."""
     projections: str = "qkv"
     """Which projections: letters of q, k, v and o (the output projection)."""

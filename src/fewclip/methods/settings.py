@@ -88,7 +88,7 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     for limit in _ranges(hint) if isinstance(value, (int, float)) else ():
         if not limit.holds(value):
             raise SettingsError(f"{name} is {value!r}, but it must be {limit}.")
-    return tuple(value) if isinstance(value, list) and not fits(value, list) else value
+    return tuple(value) if isinstance(value, list) else value
 
 
 def suggestion(given: str, known: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ Yao, Zhang and Xu, "TCP: Textual-based Class-aware Prompt tuning for Visual-Lang
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import Slots, sentence
 from fewclip.methods.coop import coop_training
 from fewclip.methods.cosine import CosineMethod
-from fewclip.methods.settings import Count, Settings, Weight
+from fewclip.methods.settings import Count, Range, Settings, Weight
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -39,7 +39,7 @@ class QuickGELU(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class TCPSettings(Settings):
-    context_tokens: Count = 4
+    context_tokens: Annotated[int, Range(CLASS_TOKENS)] = 4
     """n: learned vectors before every class name, from N(0, 0.02²)."""
     class_layer: Count | None = None
     """Layer that the class's own tokens enter, counted from 1. By default behind two thirds of the tower (9 of 12)."""
@@ -66,11 +66,6 @@ class TCP(CosineMethod):
         self.layer = s.class_layer or 2 * layers // 3 + 1
         if self.layer > layers:
             raise SettingsError(f"class_layer is {s.class_layer}, but this backbone's text layers are 1 to {layers}.")
-        if s.context_tokens < CLASS_TOKENS:
-            raise SettingsError(
-                f"context_tokens is {s.context_tokens}, but {CLASS_TOKENS} of them are replaced by a class's own: give at "
-                f"least {CLASS_TOKENS}."
-            )
         hidden = max(1, clip.config.embed_dim // s.reduction)
         self.context = normal(s.context_tokens, width)  # (n, d_t)
         self.meta_net = nn.Sequential(
