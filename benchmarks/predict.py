@@ -25,7 +25,6 @@ from torch import Tensor
 
 from fewclip.clip.layers import Block
 from fewclip.clip.model import CLIP
-from fewclip.clip.prompts import Prompts
 from fewclip.methods import METHODS, make_settings
 
 COLUMNS = {"method": "method", "batch": "batch"} | {
@@ -76,8 +75,8 @@ def measure(options: Namespace, clip: CLIP, name: str, batch: int) -> dict[str, 
     images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
     row: dict[str, Any] = {"method": name, "batch": batch, "classes": options.classes, "precision": options.precision}
     try:
-        method = METHODS[name](clip, make_settings(name, {})).to(device).eval()
-        classes = method.encode_classes(Prompts.from_tokens(common.prompts(options.classes)))
+        method = METHODS[name](clip, make_settings(name, {}), options.classes).to(device).eval()
+        classes = method.encode_classes(common.class_texts(clip, options.classes))
         seen = torch.ones(options.classes, dtype=torch.bool, device=device)
         method.scores(images[:1], classes, seen)
     except Exception as error:  # a method that must have been trained first

@@ -24,7 +24,6 @@ from fewclip.clip.prompts import Prompts
 from fewclip.data.batches import Batch
 from fewclip.methods import METHODS, make_settings
 from fewclip.methods.base import Gradients, Loss, Method, Step
-from fewclip.methods.classes import prompts_for
 from fewclip.methods.mmrl import MMRL
 from fewclip.training.loop import BatchStep, Trainer
 from fewclip.training.processes import Processes
@@ -85,16 +84,17 @@ def build(
     images = torch.randn(batch, 3, size, size, generator=generator).to(device)
     labels = torch.randint(classes, (batch,), generator=generator).to(device)
     torch.manual_seed(0)
-    method = METHODS[name](clip, make_settings(name, SETTINGS.get(name, {}) | settings)).to(device).train()
+    method = METHODS[name](clip, make_settings(name, SETTINGS.get(name, {}) | settings), classes).to(device).train()
     if not any(p.requires_grad for p in method.parameters()):
         raise Untrained
-    prompts = prompts_for(method, common.class_names(clip, classes), "a photo of a {}.")
+    texts = common.class_texts(clip, classes)
+    prompts = texts.prompts(texts.template)
     data = Batch(images, labels, batch)
 
     def ready(method: Method) -> Method:
         torch.manual_seed(0)
         with common.autocast(options.precision, device):
-            method.prepare(prompts)
+            method.prepare(texts)
         return method
 
     def naive() -> Work:

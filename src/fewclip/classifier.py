@@ -26,7 +26,7 @@ from fewclip.data.read import Data, read_data
 from fewclip.data.validation import held_out
 from fewclip.errors import DataError, FewclipError, SettingsError
 from fewclip.methods import check_chooses, find, make_settings
-from fewclip.methods.classes import prompts_for
+from fewclip.methods.classes import ClassTexts
 from fewclip.training.checkpoint import Checkpoint
 from fewclip.training.loop import train
 from fewclip.training.processes import Processes
@@ -153,10 +153,10 @@ class FewShotClassifier:
         # Everything is built aside. Whatever stops a fit (a mistake, a damaged image, Ctrl-C) leaves the classifier as it was.
         with torch.random.fork_rng(devices=[processes.device] if processes.device.type == "cuda" else []):
             torch.manual_seed(settings.seed)
-            method = find(self.method)(clip, own).to(processes.device)
+            method = find(self.method)(clip, own, len(dataset.classes)).to(processes.device)
             template = find_template(self.template or dataset.template or "photo")
             started = time.monotonic()
-            method.prepare(prompts_for(method, dataset.classes, template, dataset.classes))
+            method.prepare(ClassTexts(dataset.classes, template, clip.tokenizer, clip.config.context_length))
             checks = None if val is None else self._examples(held_out(_val(val), dataset), clip, settings)
             method.memorise(self._examples(dataset, clip, settings), checks)
             seconds, history = time.monotonic() - started, []

@@ -131,10 +131,10 @@ def texts() -> st.SearchStrategy[list[str]]:
 
 def read_names(case: list[str], place: Path) -> None:
     from fewclip.data.names import check_names
-    from fewclip.methods.classes import make_prompts
+    from fewclip.methods.classes import ClassTexts
 
     check_names(case, where="the test")
-    prompts = make_prompts(case, "a photo of a {}.", tokenizer(), 77)
+    prompts = ClassTexts(case, "a photo of a {}.", tokenizer()).prompts("a photo of a {}.")
     assert len(prompts) == len(case)
 
 

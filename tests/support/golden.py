@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from texts import TokenTexts
 from torch import Tensor
 
 from fewclip.clip.config import Config
 from fewclip.clip.model import CLIP
-from fewclip.clip.prompts import Prompts
 from fewclip.data.batches import Batch
 from fewclip.methods import frozen
 from fewclip.methods.base import Gradients, Loss, Method
@@ -86,9 +86,10 @@ class Case(ABC):
         self.golden, self.meta, self.tensors = golden, golden.meta, golden.tensors
         self.clip = golden.clip()
         self.images, self.labels = golden.tensors["images"], golden.tensors["labels"]
-        self.prompts = self.read_prompts()
+        self.texts = self.read_texts()
+        self.prompts = self.texts.prompts("")
         self.method = self.build()
-        self.method.prepare(self.prompts)
+        self.method.prepare(self.texts)
         self.load(golden.group("init."))
 
     @abstractmethod
@@ -108,28 +109,27 @@ class Case(ABC):
             found.append(Golden(golden.path, golden.meta | settings, shared | own))
         return found
 
-    def read_prompts(self, prefix: str = "") -> Prompts:
-        tokens = self.tensors[f"{prefix}tokens"]
-        return Prompts.from_tokens(
-            tokens, names=self.tensors.get(f"{prefix}name_lens"), templates=list(self.templates(prefix))
-        )
+    def read_texts(self, prefix: str = "") -> TokenTexts:
+        """The file's tokens, whatever sentence the method asks for, but for those of `sentences`."""
+        names = self.tensors.get(f"{prefix}name_lens")
+        return TokenTexts(self.tensors[f"{prefix}tokens"], self.sentences(prefix), names)
 
-    def templates(self, prefix: str) -> Iterable[Tensor]:
+    def sentences(self, prefix: str) -> dict[str, Tensor]:
         """Tokens (C, context) of further sentences."""
-        return ()
+        return {}
 
     @torch.no_grad()
-    def score(self, prompts: Prompts, images: Tensor | None = None, seen: bool = True) -> Tensor:
+    def score(self, texts: TokenTexts, images: Tensor | None = None, seen: bool = True) -> Tensor:
         """Our scores over these classes."""
-        mask = torch.full((len(prompts),), seen)
+        mask = torch.full((len(texts),), seen)
         images = self.images if images is None else images
-        return self.method.eval().scores(images, self.method.encode_classes(prompts), mask)
+        return self.method.eval().scores(images, self.method.encode_classes(texts), mask)
 
     def evaluate(self) -> dict[str, Tensor]:
         """All `eval.*`, without that prefix."""
-        found = {"logits": self.score(self.prompts)}
+        found = {"logits": self.score(self.texts)}
         if "eval.logits_novel" in self.tensors:
-            found["logits_novel"] = self.score(self.read_prompts("novel."), seen=False)
+            found["logits_novel"] = self.score(self.read_texts("novel."), seen=False)
         return found
 
     def outputs(self, out: dict[str, Tensor]) -> dict[str, Tensor]:

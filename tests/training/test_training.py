@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from small import random_tokens, small_clip
+from texts import TokenTexts
 
 from fewclip.classifier import FewShotClassifier
 from fewclip.clip.model import CLIP
 from fewclip.clip.preprocess import Preprocess
-from fewclip.clip.prompts import Prompts
 from fewclip.data.batches import DecodedImages, TrainingBatches
 from fewclip.data.read import from_pairs
 from fewclip.errors import OutputError, SettingsError, TrainingError
@@ -56,7 +56,7 @@ def batches(pairs: list[tuple[Image.Image, str]], size: int = 4, seed: int = 1, 
 def mmrl(seed: int = 0) -> MMRL:
     torch.manual_seed(seed)
     method = MMRL(small_clip(), MMRLSettings(rep_dim=8))
-    method.prepare(Prompts.from_tokens(random_tokens(3, 2, 0)))
+    method.prepare(TokenTexts(random_tokens(3, 2, 0)))
     return method
 
 

@@ -21,7 +21,7 @@ from fewclip.data.names import check_names, key
 from fewclip.errors import AdapterError, DataError, SettingsError
 from fewclip.methods import find, make_settings
 from fewclip.methods.base import Method
-from fewclip.methods.classes import prompts_for
+from fewclip.methods.classes import ClassTexts
 from fewclip.training.processes import Processes
 from fewclip.training.settings import TrainSettings
 
@@ -150,7 +150,8 @@ class Adapter:
         known = {key(name) for name in trained}
         seen = torch.tensor([key(name) in known for name in names])
         self._check_new([name for name in names if key(name) not in known])
-        encoded = self.method.encode_classes(prompts_for(self.method, names, sentence, trained))
+        texts = ClassTexts(names, sentence, self.clip.tokenizer, self.clip.config.context_length, trained=trained)
+        encoded = self.method.encode_classes(texts)
         self._last = (asked, Candidates(encoded, seen.to(self.clip.device)))
         return self._last[1]
 
@@ -168,7 +169,7 @@ class Adapter:
             return self
         self._check_new(names)
         check_names(names, where="the classes", known=self.classes)
-        prompts_for(self.method, names, self.template)
+        self.candidates(names)  # a name that makes no prompt is refused before any is added
         self.added_classes = self.added_classes + names
         return self
 
@@ -179,7 +180,9 @@ class Adapter:
             SettingsError: a setting that the method doesn't have, or that does not fit these tensors.
         """
         name = self.method.name
-        method = type(self.method)(self.clip, make_settings(name, asdict(self.method.settings) | settings))
+        method = type(self.method)(
+            self.clip, make_settings(name, asdict(self.method.settings) | settings), len(self.trained_classes)
+        )
         try:
             method.load_state_dict(self.method.state_dict())
         except RuntimeError as error:
@@ -257,7 +260,7 @@ class Adapter:
                 "that it was made on."
             )
         try:
-            method = build(kind, clip, make_settings(config.method, own), tensors)
+            method = build(kind, clip, make_settings(config.method, own), tensors, len(config.classes))
         except AdapterError as error:
             raise _unusable(name, error) from error
         return cls(

@@ -117,7 +117,7 @@ class _Budget(TorchFunctionMode):
             raise AdapterError("its settings ask for far more numbers than it has")
 
 
-def build(kind: type[Method], clip: CLIP, settings: Any, tensors: Mapping[str, Tensor]) -> Method:
+def build(kind: type[Method], clip: CLIP, settings: Any, tensors: Mapping[str, Tensor], classes: int) -> Method:
     """The method with the adapter's tensors. Settings that ask for far more numbers than the adapter has are refused while
     it is made.
 
@@ -126,7 +126,7 @@ def build(kind: type[Method], clip: CLIP, settings: Any, tensors: Mapping[str, T
     """
     try:
         with _Budget(sum(tensor.numel() for tensor in tensors.values())):
-            method = kind(clip, settings)
+            method = kind(clip, settings, classes)
     except FewclipError:
         raise
     except Exception as error:
