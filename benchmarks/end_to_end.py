@@ -1,4 +1,4 @@
-"""Wall time of a fit, and where it goes.
+"""Wall time of one fit, and where it goes.
 
     python benchmarks/end_to_end.py --data icons,caltech-101 --root DATA --json rows.json
 

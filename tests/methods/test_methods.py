@@ -23,7 +23,7 @@ from fewclip.methods.plot import PLOT
 from fewclip.methods.proda import ProDA, ProDASettings
 from fewclip.training.checkpoint import Checkpoint
 from fewclip.training.loop import BatchStep
-from fewclip.training.settings import TrainSettings, published_training
+from fewclip.training.settings import TrainSettings, published_training, split_settings
 
 Pairs = list[tuple[Image.Image, str]]
 SMALL: dict[str, dict[str, Any]] = {
@@ -173,9 +173,9 @@ def test_accumulation_takes_the_same_steps_or_is_refused(backbone: CLIP, pairs: 
         assert float((value - other).float().norm()) <= 1e-3 * max(1.0, float(value.float().norm())), key
 
 
-def test_published_training_stands_where_the_user_says_nothing(backbone: CLIP) -> None:
+def test_published_training_holds_where_the_user_sets_nothing() -> None:
     def settings(name: str, **given: Any) -> TrainSettings:
-        return FewShotClassifier(name, backbone, **given).split_settings()[0]
+        return split_settings(name, given)[0]
 
     assert settings("mmrl") == TrainSettings()
     coop = settings("coop")
@@ -204,7 +204,7 @@ def test_every_setting_of_a_method_is_its_own() -> None:
         ("tcp", {"context_tokens": 2}, "context_tokens is 2"),
         ("mma", {"first_layer": 5}, "layer 5 to 4"),
         ("maple", {"depth": 0}, "depth is 0"),
-        ("clip-lora", {"projections": "x"}, "projections 'x'"),
+        ("clip-lora", {"projections": "x"}, "projections is 'x'"),
         ("clip-lora", {"layers": (9,)}, r"layers is \(9,\)"),
         ("clip-adapter", {"ratio": 2.0}, "ratio is 2.0"),
         ("proda", {"prompt_batch": 99}, "prompt_batch is 99"),

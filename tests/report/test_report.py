@@ -11,12 +11,11 @@ from results import everything, failed, halves, row, transfers, write
 
 from fewclip.bench.rows import Row
 from fewclip.errors import DataError
-from fewclip.methods import METHODS
 from fewclip.report import ablations, costs, layouts, published
 from fewclip.report.build import build
 from fewclip.report.collect import Group, collect, load
 from fewclip.report.mistakes import confusions, sheet
-from fewclip.report.names import PUBLISHED_AS, dataset_key, is_reference
+from fewclip.report.names import is_reference
 from fewclip.report.tables import Cell, Table
 
 TABLES = Path(__file__).parents[1] / "published" / "tables.sha256"
@@ -204,11 +203,6 @@ def test_the_published_tables() -> None:
     assert published.of_ablation("regulariser", "l1", ()) == (85.46, 76.03, 80.47)
     assert published.of_ablation("lambda", "0.0", ("imagenet",)) == (77.73, 70.63, 74.01)  # Table 5 misprints 73.96
     assert published.of_ablation("lambda", "0.5", ("dtd", "imagenet")) == (None, None, None)
-    for name in ("base_to_novel", "few_shot", "cross_dataset", "domain_generalization"):
-        for line in published.read(name):
-            assert line["method"] in PUBLISHED_AS
-            assert line["our_method"] in METHODS
-            assert line["dataset"] == "Average" or dataset_key(line["dataset"]) != line["dataset"]
 
 
 def test_published_tables_are_those_given() -> None:

@@ -8,8 +8,11 @@ import json
 import os
 import pickle
 import struct
+import time
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +25,15 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save, save_file
 
 from fewclip import FewShotClassifier
+from fewclip.adapters.checks import LARGEST, build
 from fewclip.adapters.disk import CONFIG, WEIGHTS
 from fewclip.clip import weights
 from fewclip.clip.decode import read_image
 from fewclip.clip.load import load
-from fewclip.errors import AdapterError, BackboneError, DataError
+from fewclip.clip.model import CLIP
+from fewclip.errors import AdapterError, BackboneError, DataError, FewclipError
+from fewclip.methods import METHODS, find
+from fewclip.methods.zero_shot import ZeroShot
 
 # ---- checkpoints
 
@@ -95,10 +102,8 @@ MEMORY: dict[str, Callable[[], bytes]] = {
     "a bytearray by opcode": lambda: archive(b"\x80\x05\x96" + struct.pack("<Q", 3 << 30) + b"."),
     "one number as a billion": lambda: files.torch_file({"a": torch.zeros(1).expand(10**9)}),
     "the same numbers 2,000 times": lambda: files.torch_file(dict.fromkeys(map(str, range(2000)), torch.zeros(10**6))),
-    "old: an index of 2^31": lambda: b"\x80\x02}r\xff\xff\xff\x7f.",
-    "old: bytes that do not come": lambda: b"\x80\x04\x8e" + struct.pack("<Q", 3 << 30),
-    "old: one number as a billion": lambda: files.torch_file({"a": torch.zeros(1).expand(10**9)}, new=False),
-    "old: a storage that does not come": lambda: files.torch_file({"a": torch.zeros(10**6)}, new=False)[:400],
+    "a bare pickle with an index of 2^31": lambda: b"\x80\x02}r\xff\xff\xff\x7f.",
+    "a bare pickle whose bytes do not come": lambda: b"\x80\x04\x8e" + struct.pack("<Q", 3 << 30),
 }
 
 
@@ -122,7 +127,7 @@ def test_a_pickle_that_changes_a_tensor_is_refused(opcodes: bytes, tmp_path: Pat
     (name,) = [name for name in whole if name.endswith("/data.pkl")]
     whole[name] = whole[name].removesuffix(b".") + opcodes
     (tmp_path / "x.pt").write_bytes(files.zipped(whole))
-    with pytest.raises(BackboneError, match="changes what is no container"):
+    with pytest.raises(BackboneError, match="changes what is not a container"):
         weights.read(tmp_path / "x.pt")
 
 
@@ -177,7 +182,7 @@ def test_links_and_pipes(tmp_path: Path) -> None:
     for name in ("pipe.png", "zero.png", "loop.png"):
         with pytest.raises(DataError, match="does not exist: give the path of an image"):
             read_image(tmp_path / name)
-    with pytest.raises(DataError, match="it is no regular file"):
+    with pytest.raises(DataError, match="it is not a regular file"):
         read_data(tmp_path / "pipe.csv")
     with pytest.raises(DataError, match=r"variants\.txt can't be read"):
         read_data(tmp_path)
@@ -223,7 +228,7 @@ def written(saved: Path, place: Path, change: dict[str, Any], data: bytes | None
         ({"format": "1"}, "format is"),
         ({"template": "no place"}, "should hold {} once"),
         ({"template": "{}" + "a" * 2000}, "2002 characters"),
-        ({"settings.rep_dim": 1_000_000}, "ask for far more numbers than it has"),
+        ({"settings.rep_dim": 1_000_000}, r"are not those of mmrl on this backbone: .* current model is .*1000000"),
         ({"settings.rep_dim": 10**12}, "the setting rep_dim is '1000000000000'"),
         ({"settings.rep_dim": 9}, "are not those of mmrl on this backbone"),
         ({"settings.alpha": "0.7"}, "the setting alpha"),
@@ -234,8 +239,6 @@ def written(saved: Path, place: Path, change: dict[str, Any], data: bytes | None
     ],
 )
 def test_adapters_that_lie(change: dict[str, Any], says: str, saved: Path, tmp_path: Path) -> None:
-    from fewclip.errors import FewclipError
-
     place = written(saved, tmp_path, change)
 
     def read() -> None:
@@ -244,6 +247,48 @@ def test_adapters_that_lie(change: dict[str, Any], says: str, saved: Path, tmp_p
         assert str(caught.value).isprintable()
 
     assert grown_mb(read, FewclipError) < 600
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_settings_that_ask_for_much_memory(name: str) -> None:
+    """Whatever number a setting has, no more is made than the adapter's tensors hold, and at once."""
+    kind, clip = find(name), files.tiny()
+    good = kind.Settings()
+    tensors = kind(clip, good, 3).state_dict()
+    build(kind, clip, good, tensors, 3)  # so that all is imported
+    numbers = [field.name for field in fields(good) if type(getattr(good, field.name)) in (int, float)]
+    every = [{number: LARGEST} for number in numbers] + [dict.fromkeys(numbers, LARGEST)]
+
+    def read() -> None:
+        for change in every:
+            with suppress(FewclipError):
+                build(kind, clip, replace(good, **change), tensors, 3)
+
+    start = time.monotonic()
+    assert grown_mb(read, FewclipError) < 50
+    assert time.monotonic() - start < 10
+
+
+class Constant(ZeroShot):
+    """A method that computes something large from its settings and does not save it."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Settings:
+        size: int = 10
+
+    def __init__(self, clip: CLIP, settings: Any = None, classes: int = 0) -> None:
+        super().__init__(clip, settings, classes)
+        self.register_buffer("constant", torch.ones(settings.size, 1000), persistent=False)
+
+
+def test_settings_that_ask_for_much_that_is_not_saved() -> None:
+    assert build(Constant, files.tiny(), Constant.Settings(), {}, 3).get_buffer("constant").sum() == 10_000
+
+    def read() -> None:
+        with pytest.raises(AdapterError, match="ask for far more numbers than it has"):
+            build(Constant, files.tiny(), Constant.Settings(size=1_000_000), {}, 3)
+
+    assert grown_mb(read, AdapterError) < 50
 
 
 def test_an_adapter_with_numbers_that_are_not_finite(saved: Path, tmp_path: Path) -> None:
@@ -261,9 +306,11 @@ def test_the_backbone_that_an_adapter_names_is_only_read(saved: Path, tmp_path: 
         def __reduce__(self) -> tuple[Any, ...]:
             return os.system, (f"touch {marker}",)
 
-    (tmp_path / "evil.pt").write_bytes(pickle.dumps({"a": Act()}))
+    (tmp_path / "bare.pt").write_bytes(pickle.dumps({"a": Act()}))
+    (tmp_path / "evil.pt").write_bytes(files.torch_file({"a": Act()}))
     (tmp_path / "a").mkdir()
     for name, says in (
+        (str(tmp_path / "bare.pt"), "is a bare pickle"),
         (str(tmp_path / "a" / ".." / "evil.pt"), "asks to run"),
         ("/etc/passwd", "damaged"),
         ("../..", "holds no"),
@@ -282,11 +329,8 @@ def test_the_backbone_that_an_adapter_names_is_only_read(saved: Path, tmp_path: 
     [
         b"",
         b'J"',
-        b"\x80\x02}q\x00X\x01\x00\x00",
-        b"\x80\x02.",
-        b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02]q\x00.",
-        b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}X\r\0\0\0little_endian\x88s.\x80\x02}.\x80\x02]K\x01a.",
-        b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}X\r\0\0\0little_endian\x89s.",
+        archive(b"\x80\x02}q\x00X\x01\x00\x00"),
+        archive(b"\x80\x02."),
         b"PK\x03\x04",
         archive(b"."),
         archive(b"0."),

@@ -70,18 +70,18 @@ def safetensors_files() -> list[bytes]:
     return [save(state, {"quick_gelu": "true"}), save(few), save({})]
 
 
-def torch_file(value: Any, new: bool = True) -> bytes:
+def torch_file(value: Any) -> bytes:
     out = io.BytesIO()
-    torch.save(value, out, _use_new_zipfile_serialization=new)
+    torch.save(value, out)
     return out.getvalue()
 
 
 @cache
-def torch_files(new: bool = True) -> list[bytes]:
+def torch_files() -> list[bytes]:
     few = {"a": torch.zeros(2, 3), "b": torch.ones(4, dtype=torch.float16), "c": torch.arange(3)}
     shared = torch.arange(12.0).reshape(3, 4)
     wrapped = {"epoch": 3, "state_dict": {"x": shared, "y": shared.T}, "extra": [None, True, 2.5, "name", (1, 2)]}
-    return [torch_file(few, new), torch_file(wrapped, new), torch_file(tiny().state_dict(), new)]
+    return [torch_file(few), torch_file(wrapped), torch_file(tiny().state_dict())]
 
 
 @cache

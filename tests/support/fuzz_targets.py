@@ -66,12 +66,6 @@ TARGETS = (
         2,
     ),
     Target(
-        "checkpoint .pt, old pickle",
-        lambda: like([*files.torch_files(False)[:2], *files.PICKLES]),
-        models.read_weights(".pt"),
-        lambda: files.torch_files(False),
-    ),
-    Target(
         "checkpoint folder",
         models.folders,
         models.read_folder,

@@ -19,6 +19,7 @@ from fewclip.files.lock import only_writer
 from fewclip.files.write import clear
 from fewclip.methods import METHODS, find, make_settings
 from fewclip.training.settings import TrainSettings
+from fewclip.workers.progress import Progress
 
 Finish = Callable[[Run, list[Row]], None]
 """Called by an executor with each run and its rows, as soon as they are there."""
@@ -165,21 +166,24 @@ def sweep(runs: Sequence[Run], where: Where, executor: Executor, *, quiet: bool 
         left = [run for name, run in wanted.items() if name not in finished]
         check_data(left, where.root)
         done = len(wanted) - len(left)
-        if done and not quiet:
-            print(f"{done} of {len(wanted)} runs are there already.", file=sys.stderr)
+        with Progress("bench", len(wanted), "runs", shown=not quiet) as progress:
+            if done:
+                progress.print(f"{done} of {len(wanted)} runs are done already.")
+            progress.update(done)
 
-        def finish(run: Run, rows: list[Row]) -> None:
-            nonlocal done
-            append_rows(path, rows)
-            where.checkpoint(run).unlink(missing_ok=True)
-            done += 1
-            if note := rows[0].get("note"):
-                print(f"{run.name}: {note}.", file=sys.stderr)
-            if not quiet:
-                print(f"[{done}/{len(wanted)}] {run.name}: {', '.join(describe(rows))}", file=sys.stderr, flush=True)
+            def warn(line: str) -> None:  # also where only JSON is asked for
+                progress.print(line) if progress.shown else print(line, file=sys.stderr)
 
-        if left:
-            executor(left, where, finish)
+            def finish(run: Run, rows: list[Row]) -> None:
+                append_rows(path, rows)
+                where.checkpoint(run).unlink(missing_ok=True)
+                if note := rows[0].get("note"):
+                    warn(f"{run.name}: {note}.")
+                progress.print(f"[{progress.done + 1}/{len(wanted)}] {run.name}: {', '.join(describe(rows))}")
+                progress.update(progress.done + 1)
+
+            if left:
+                executor(left, where, finish)
         return [row for row in read_rows(path) if row["run"] in wanted] if path.exists() else []
 
 

@@ -1,4 +1,4 @@
-"""pyarrow, imported when it is needed."""
+"""pyarrow, imported only when it is needed."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
-"""A worker's part: from the numbers of pieces to rows. Images of the next batches are decoded while one is predicted."""
+"""What a worker does: from pieces to rows. The next batches are decoded while one is predicted."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from queue import Queue
 from threading import Thread
@@ -16,7 +15,8 @@ import torch
 from torch import Tensor
 
 from fewclip.adapters.adapter import PREDICT_BATCH, Adapter
-from fewclip.bulk.pieces import Image, Piece
+from fewclip.bulk.parquet import RowReader
+from fewclip.bulk.pieces import Image, Piece, Rows
 from fewclip.bulk.plan import read_piece
 from fewclip.bulk.table import encode
 from fewclip.errors import DataError
@@ -28,7 +28,7 @@ DEADLY = "Reading this image ended the process (killed, or out of memory): make 
 
 @dataclass(frozen=True)
 class Spec:
-    """What a worker must know."""
+    """What a worker needs to know."""
 
     plan: str
     adapter: str
@@ -41,7 +41,8 @@ class Spec:
 
 @dataclass(frozen=True)
 class Order:
-    """A piece to do. `careful`: image by image, each announced before it is read, those in `skip` left out."""
+    """A piece to do, whose line in the plan is at `place`. `careful`: image by image, each announced before it is read,
+    those in `skip` left out."""
 
     number: int
     place: int
@@ -50,37 +51,39 @@ class Order:
 
 
 class Part(NamedTuple):
-    """The rows of a piece, as Parquet."""
+    """The rows of the piece `number`, as Parquet."""
 
     number: int
     data: bytes
 
 
 class Predictor:
-    """An adapter that makes rows of images.
+    """Makes rows from pieces of images, with one adapter.
 
     Raises:
         FewclipError: an adapter or candidates that can't be used.
     """
 
-    def __init__(self, spec: Spec, threads: int) -> None:
-        self.spec, self.threads = spec, threads
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
         self.adapter = Adapter.load(spec.adapter, backbone=spec.backbone, device=spec.device)
         self.names = list(self.adapter.classes if spec.classes is None else spec.classes)
         self.candidates = self.adapter.candidates(self.names)
+        self.rows = RowReader()
 
-    def parts(self, orders: Iterable[Order], announce: Callable[[int, int], None] | None = None) -> Iterator[Part]:
-        """The part of each order, in order."""
+    def parts(self, orders: Iterable[Order], announce: Callable[[int], None] | None = None) -> Iterator[Part]:
+        """The part of each order, in order. `announce` is called with the number of each image that is read with care."""
+        # Bounded: decoding waits for the model, and the model for whoever takes the parts.
         queue: Queue[_Batch | BaseException | None] = Queue(AHEAD)
 
         def feed() -> None:
             try:
-                with ThreadPoolExecutor(self.threads) as pool:
+                with ThreadPoolExecutor(torch.get_num_threads()) as pool:
                     for order in orders:
                         for batch in self._decoded(order, pool, announce):
                             queue.put(batch)
                 queue.put(None)
-            except BaseException as error:  # the thread that waits is the one to raise it
+            except BaseException as error:  # raised by the thread that takes from the queue
                 queue.put(error)
 
         Thread(target=feed, daemon=True).start()
@@ -90,22 +93,22 @@ class Predictor:
                 raise batch
             if batch.pixels is not None:
                 scores = self.adapter.pixel_scores(batch.pixels, self.candidates)
-                batch.found = torch.softmax(scores, dim=-1).numpy()
-                batch.pixels = None
+                batch.shares = torch.softmax(scores, dim=-1).numpy()
+                batch.pixels = None  # a piece of many batches keeps only their probabilities
             done.append(batch)
             if batch.last:
                 yield self._part(batch.order, done)
                 done = []
 
     def _decoded(
-        self, order: Order, pool: ThreadPoolExecutor, announce: Callable[[int, int], None] | None
+        self, order: Order, pool: ThreadPoolExecutor, announce: Callable[[int], None] | None
     ) -> Iterator[_Batch]:
         piece: Piece = read_piece(self.spec.plan, order.place)
         size = 1 if order.careful else PREDICT_BATCH
-        images, start = piece.images(), 0
+        images, start = self.rows.images(piece) if isinstance(piece, Rows) else piece.images(), 0
         while part := list(islice(images, size)):
             if order.careful and announce is not None:
-                announce(order.number, start)
+                announce(start)
             read = [DEADLY] if start in order.skip else list(pool.map(self._read, part))
             start += len(part)
             pixels = [one for one in read if isinstance(one, Tensor)]
@@ -119,7 +122,7 @@ class Predictor:
             )
 
     def _read(self, image: Image) -> Tensor | str:
-        """Pixels, or a sentence on why there are none."""
+        """The pixels, or why there are none."""
         try:
             return self.adapter.clip.preprocess(image.load())
         except DataError as error:
@@ -128,12 +131,12 @@ class Predictor:
             return f"{image.path} can't be read ({error.strerror or error})."
 
     def _part(self, order: Order, batches: list[_Batch]) -> Part:
-        found = [batch.found for batch in batches if batch.found is not None]
+        shares = [batch.shares for batch in batches if batch.shares is not None]
         data = encode(
             [path for batch in batches for path in batch.paths],
             [id for batch in batches for id in batch.ids],
             [error for batch in batches for error in batch.errors],
-            np.concatenate(found) if found else np.empty((0, len(self.names)), np.float32),
+            np.concatenate(shares) if shares else np.empty((0, len(self.names)), np.float32),
             self.names,
             self.spec.top,
             self.spec.probabilities,
@@ -149,9 +152,4 @@ class _Batch:
     errors: list[str | None]
     pixels: Tensor | None
     last: bool
-    found: np.ndarray | None = field(default=None)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    shares: np.ndarray | None = None

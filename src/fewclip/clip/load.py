@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
 from fewclip.clip import hub, layouts, weights
 from fewclip.clip.config import Config
 from fewclip.clip.model import CLIP
+from fewclip.clip.outline import outline
 from fewclip.clip.preprocess import Preprocess
 from fewclip.clip.tokenizer import CLIP_VOCABULARY, Tokenizer
 from fewclip.errors import BackboneError
@@ -47,16 +47,6 @@ LARGEST, LARGEST_IMAGE = 10_000_000, 4096
 """Of any size of a CLIP, and of the side of its images."""
 _MISREAD = (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError)
 """What comes of a config whose values are of other types than they should be."""
-FILLS = {
-    Tensor.normal_,
-    Tensor.uniform_,
-    Tensor.mul,
-    Tensor.log,
-    nn.init.normal_,
-    nn.init.uniform_,
-    nn.init.kaiming_uniform_,
-}
-"""What gives parameters their initial values."""
 _FILES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
 
 
@@ -219,7 +209,7 @@ def _activation(found: weights.Weights) -> bool:
 def _build(config: Config, state: dict[str, Tensor]) -> CLIP:
     """The model around the tensors, without filling it with initial values first."""
     _check_sizes(config, len(state))
-    with torch.device("meta"), _Unfilled():
+    with outline():
         clip = CLIP(config)
     expected = {name: value.shape for name, value in clip.state_dict().items()}
     lacking = [name for name in expected if name not in state]
@@ -236,16 +226,6 @@ def _build(config: Config, state: dict[str, Tensor]) -> CLIP:
             raise BackboneError(f"{name} holds numbers that are not finite: the file is damaged.")
     clip.load_state_dict(state, assign=True)
     return clip.requires_grad_(False).eval()
-
-
-class _Unfilled(TorchFunctionMode):
-    """Initial values are left out: for tensors without storage they cost seconds, by importing torch's compiler."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in FILLS:
-            return args[0] if args else kwargs["tensor"]
-        return (torch.empty if func is torch.randn else func)(*args, **kwargs)
 
 
 def _check_sizes(config: Config, tensors: int) -> None:

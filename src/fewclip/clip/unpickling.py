@@ -1,9 +1,8 @@
 """Tensors out of torch's pickled files, by an unpickler that knows how to rebuild a tensor and nothing else.
 
-`torch.save` writes a zip archive with `data.pkl` and one entry a storage, TorchScript (OpenAI's `.pt`) the same with a
-program beside it, and torch before 1.6 several pickles with the storages behind them. All are read here, and none by
-`torch.load`: its `weights_only` unpickler lets a small file ask for any amount of memory. What is built is never more
-than the file holds.
+`torch.save` writes a zip archive with `data.pkl` and one entry per storage; TorchScript (OpenAI's `.pt`) writes the same with a
+program next to it. Both are read here rather than by `torch.load`, whose `weights_only` unpickler lets a small file ask for
+any amount of memory. What is built is never larger than the file.
 """
 
 from __future__ import annotations
@@ -12,12 +11,11 @@ import io
 import math
 import pickle
 import re
-import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,8 +23,6 @@ from torch import Tensor
 from fewclip.errors import BackboneError
 
 LONGEST_NAME = 1000
-_MAGIC = 0x1950A86A20F9469CFC6C
-_PROTOCOL = 1001
 _STORAGES = {
     "HalfStorage": torch.float16,
     "BFloat16Storage": torch.bfloat16,
@@ -51,7 +47,7 @@ def read_archive(path: Path) -> Any:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         (pickled,) = [name for name in names if re.fullmatch(r"[^/]+/data\.pkl", name)]
-        loaded = _ArchiveUnpickler(archive, pickled.removesuffix(".pkl"), path.stat().st_size).load()
+        loaded = _TensorUnpickler(archive, pickled.removesuffix(".pkl"), path.stat().st_size).load()
         return _flatten(loaded) if is_program(names) else loaded
 
 
@@ -60,51 +56,8 @@ def is_program(names: Sequence[str]) -> bool:
     return any(name.endswith("/constants.pkl") for name in names)
 
 
-def read_old(path: Path) -> Any:
-    """What a file of torch before 1.6 holds.
-
-    Raises:
-        As `read_archive`.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as opened:
-        file = _Bounded(opened, size)
-        if _TensorUnpickler(file).load() != _MAGIC or _TensorUnpickler(file).load() != _PROTOCOL:
-            raise pickle.UnpicklingError("it is neither safetensors nor a file written by torch.save")
-        if not _TensorUnpickler(file).load()["little_endian"]:
-            raise pickle.UnpicklingError("its numbers are big-endian")
-        data = _OldUnpickler(file, size)
-        loaded = data.load()
-        for key in _TensorUnpickler(file).load():
-            storage = data.storages[key]
-            (count,) = struct.unpack("<q", file.read(8))
-            if count != len(storage):
-                raise pickle.UnpicklingError(f"the storage {key} has {count} numbers, not {len(storage)}")
-            if count:
-                storage.copy_(torch.frombuffer(bytearray(file.read(storage.nbytes)), dtype=storage.dtype))
-        return loaded
-
-
-class _Bounded:
-    """A file that gives what was asked for, or fails before it makes room for it."""
-
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self.file, self.left = file, size
-
-    def read(self, count: int) -> bytes:
-        if not 0 <= count <= self.left:
-            raise EOFError("it ends too early")
-        self.left -= count
-        return self.file.read(count)
-
-    def readline(self) -> bytes:
-        line = self.file.readline(self.left)
-        self.left -= len(line)
-        return line
-
-
 class _Module:
-    """What stands for every `__torch__.…` object: its attributes, and nothing that could act."""
+    """Stands for every `__torch__.…` object: its attributes, and nothing that could act."""
 
     def __init__(self, *_: object) -> None:
         self.attributes: dict[str, Any] = {}
@@ -114,16 +67,49 @@ class _Module:
 
 
 class _Hooks(OrderedDict[Any, Any]):
-    """What stands for every OrderedDict."""
+    """Stands for every OrderedDict."""
 
 
 class _TensorUnpickler(pickle._Unpickler):
-    """The unpickler in Python, whose table of what it has seen grows with what it sees (that in C grows with the largest
-    number that a file names). Any other thing than a tensor that a pickle may name is refused."""
+    """Rebuilds tensors over an archive's entries; anything else that a pickle may name is refused.
+
+    Based on the unpickler in Python, whose table of what it has seen grows with what it sees (that in C grows with the largest
+    number that a file names).
+    """
 
     stack: list[Any]
     metastack: list[list[Any]]
     dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(pickle._Unpickler.dispatch)
+
+    def __init__(self, archive: zipfile.ZipFile, folder: str, size: int) -> None:
+        self.archive, self.folder, self.left = archive, folder, size
+        order = f"{folder.rpartition('/')[0]}/byteorder"
+        if order in archive.namelist() and self._stored(order) != b"little":
+            raise pickle.UnpicklingError("its numbers are big-endian")
+        super().__init__(io.BytesIO(self._stored(f"{folder}.pkl")))
+        self.storages: dict[str, Tensor] = {}
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        """A storage as a flat tensor. The device that it was saved from does not matter."""
+        kind, dtype, key, _, count = pid
+        if kind != "storage" or not isinstance(dtype, torch.dtype):
+            raise pickle.UnpicklingError(f"unknown entry {kind!r}")
+        if key not in self.storages:
+            data = bytearray(self._stored(f"{self.folder}/{key}"))
+            if len(data) != count * dtype.itemsize:
+                raise pickle.UnpicklingError(f"entry {key} has {len(data)} bytes, not {count * dtype.itemsize}")
+            self.storages[key] = torch.frombuffer(data, dtype=dtype) if count else torch.empty(0, dtype=dtype)
+        return self.storages[key]
+
+    def _stored(self, name: str) -> bytes:
+        """An entry's bytes. Torch never compresses them, and together they are no larger than the file."""
+        entry = self.archive.getinfo(name)
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise pickle.UnpicklingError(f"the entry {name} is compressed, as torch never writes it")
+        self.left -= entry.file_size
+        if self.left < 0 or entry.file_size != entry.compress_size:
+            raise pickle.UnpicklingError("its entries are larger than the file")
+        return self.archive.read(entry)
 
     def find_class(self, module: str, name: str) -> Any:
         # Made anew for each file: a pickle can set attributes on what it is given.
@@ -152,13 +138,10 @@ class _TensorUnpickler(pickle._Unpickler):
             )
         return allowed[f"{module}.{name}"]
 
-    def persistent_load(self, pid: Any) -> Tensor:
-        raise pickle.UnpicklingError("a storage where none belongs")
-
     def _only(self, opcode: bytes, place: int, kinds: tuple[type, ...]) -> None:
-        """Refuse to change what is no container: a tensor, too, can be added to or given another state."""
+        """Refuse to change anything but containers: tensors, too, can be added to or given a different state."""
         if not isinstance(self.stack[place] if place else self.metastack[-1][-1], kinds):
-            raise pickle.UnpicklingError(f"it changes what is no container ({opcode!r})")
+            raise pickle.UnpicklingError(f"it changes what is not a container ({opcode!r})")
 
     def load_build(self) -> None:
         self._only(pickle.BUILD, -2, (_Module, _Hooks))
@@ -184,63 +167,6 @@ class _TensorUnpickler(pickle._Unpickler):
     dispatch[pickle.SETITEM[0]] = load_setitem
     dispatch[pickle.SETITEMS[0]] = load_setitems
     dispatch[pickle.ADDITEMS[0]] = load_additems
-
-
-class _ArchiveUnpickler(_TensorUnpickler):
-    """Rebuilds tensors over an archive's entries."""
-
-    def __init__(self, archive: zipfile.ZipFile, folder: str, size: int) -> None:
-        self.archive, self.folder, self.left = archive, folder, size
-        order = f"{folder.rpartition('/')[0]}/byteorder"
-        if order in archive.namelist() and self._stored(order) != b"little":
-            raise pickle.UnpicklingError("its numbers are big-endian")
-        super().__init__(io.BytesIO(self._stored(f"{folder}.pkl")))
-        self.storages: dict[str, Tensor] = {}
-
-    def persistent_load(self, pid: Any) -> Tensor:
-        """A storage as a flat tensor. Where it lived when it was saved does not matter."""
-        kind, dtype, key, _, count = pid
-        if kind != "storage" or not isinstance(dtype, torch.dtype):
-            raise pickle.UnpicklingError(f"unknown entry {kind!r}")
-        if key not in self.storages:
-            data = bytearray(self._stored(f"{self.folder}/{key}"))
-            if len(data) != count * dtype.itemsize:
-                raise pickle.UnpicklingError(f"entry {key} has {len(data)} bytes, not {count * dtype.itemsize}")
-            self.storages[key] = torch.frombuffer(data, dtype=dtype) if count else torch.empty(0, dtype=dtype)
-        return self.storages[key]
-
-    def _stored(self, name: str) -> bytes:
-        """An entry's bytes: not compressed, as torch never does, and all together no more than the file has."""
-        entry = self.archive.getinfo(name)
-        if entry.compress_type != zipfile.ZIP_STORED:
-            raise pickle.UnpicklingError(f"the entry {name} is compressed, as torch never writes it")
-        self.left -= entry.file_size
-        if self.left < 0 or entry.file_size != entry.compress_size:
-            raise pickle.UnpicklingError("its entries are larger than the file")
-        return self.archive.read(entry)
-
-
-class _OldUnpickler(_TensorUnpickler):
-    """Rebuilds tensors over storages that follow behind the pickles."""
-
-    def __init__(self, file: _Bounded, size: int) -> None:
-        super().__init__(file)
-        self.left = size
-        self.storages: dict[str, Tensor] = {}
-
-    def persistent_load(self, pid: Any) -> Tensor:
-        kind, dtype, key, _, count, view = pid
-        if kind != "storage" or not isinstance(dtype, torch.dtype) or type(count) is not int or count < 0:
-            raise pickle.UnpicklingError(f"unknown entry {kind!r}")
-        if key not in self.storages:
-            self.left -= count * dtype.itemsize
-            if self.left < 0:
-                raise pickle.UnpicklingError("its storages are larger than the file")
-            self.storages[key] = torch.zeros(count, dtype=dtype)
-        if view is None:
-            return self.storages[key]
-        _, offset, length = view
-        return self.storages[key][offset : offset + length]
 
 
 def _rebuild(storage: Tensor, offset: int, size: Sequence[int], stride: Sequence[int]) -> Tensor:

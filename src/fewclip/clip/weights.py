@@ -90,12 +90,16 @@ def _read_safetensors(path: Path) -> Weights:
 
 
 def _read_pickled(path: Path, head: bytes) -> Weights:
-    if head.startswith(b"PK"):
-        with zipfile.ZipFile(path) as archive:
-            program = unpickling.is_program(archive.namelist())
-        loaded = unpickling.read_archive(path)
-    else:
-        program, loaded = False, unpickling.read_old(path)
+    if head.startswith(b"\x80"):  # the first opcode of a bare pickle
+        raise BackboneError(
+            "is a bare pickle, as torch wrote before version 1.6, which fewclip does not read: load it with a current torch "
+            "and save it again with torch.save, or better as .safetensors."
+        )
+    if not head.startswith(b"PK"):
+        raise ValueError("it is neither safetensors nor an archive of torch.save")
+    with zipfile.ZipFile(path) as archive:
+        program = unpickling.is_program(archive.namelist())
+    loaded = unpickling.read_archive(path)
     for inner in () if program else ("state_dict", "model"):  # training checkpoints keep the weights one level down
         if isinstance(loaded, dict) and isinstance(loaded.get(inner), dict):
             loaded = loaded[inner]

@@ -87,6 +87,8 @@ class Method(nn.Module, ABC):
     """Fields of `TrainSettings` whose published values differ from the defaults there."""
     whole_batches: ClassVar[bool] = False
     """The loss compares the images of a batch, so that it can't be split into parts or over processes."""
+    keep_last: ClassVar[bool] = False
+    """It trains on the short batch at the end of an epoch too, which other methods drop."""
     chooses: ClassVar[str] = ""
     """What it chooses by validation images, in a few words; empty where it has no use for them."""
     published_val: ClassVar[Literal["", "few", "all"]] = ""

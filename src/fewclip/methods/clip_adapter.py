@@ -14,20 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from fewclip.clip.model import CLIP
-from fewclip.errors import SettingsError
 from fewclip.methods.base import unit
 from fewclip.methods.coop import coop_training
 from fewclip.methods.cosine import CosineMethod
+from fewclip.methods.settings import Count, Settings, Share
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 
 @dataclass(frozen=True, kw_only=True)
-class CLIPAdapterSettings:
-    ratio: float = 0.2
+class CLIPAdapterSettings(Settings):
+    ratio: Share = 0.2
     """r: share of the adapter's output in the image feature."""
-    reduction: int = 4
+    reduction: Count = 4
     """How much narrower than the joint space the bottleneck is."""
 
 
@@ -44,8 +44,6 @@ class CLIPAdapter(CosineMethod):
 
     def __init__(self, clip: CLIP, settings: CLIPAdapterSettings | None = None, classes: int = 0) -> None:
         super().__init__(clip, settings, classes)
-        if not 0 <= self.settings.ratio <= 1:
-            raise SettingsError(f"ratio is {self.settings.ratio}, but it mixes two features and lies between 0 and 1.")
         dim = clip.config.embed_dim
         hidden = max(1, dim // self.settings.reduction)
         self.adapter = nn.Sequential(

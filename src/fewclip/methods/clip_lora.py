@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from fewclip.methods import frozen
 from fewclip.methods.base import SCALE, unit
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.cosine import CosineMethod
+from fewclip.methods.settings import Count, Range, Settings, Weight
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -33,10 +34,10 @@ PLACES: dict[str, Place] = {"q": "query", "k": "key", "v": "value", "o": "output
 
 
 @dataclass(frozen=True, kw_only=True)
-class CLIPLoRASettings:
-    rank: int = 2
+class CLIPLoRASettings(Settings):
+    rank: Count = 2
     """r: rank of each update."""
-    alpha: float = 1.0
+    alpha: Weight = 1.0
     """α: an update is multiplied by α/√r."""
     projections: str = "qkv"
     """Which projections: letters of q, k, v and o (the output projection)."""
@@ -44,7 +45,7 @@ class CLIPLoRASettings:
     """Which layers of a tower: all, a third, a half, the last three, or numbers counted from 1."""
     towers: Literal["both", "image", "text"] = "both"
     """Which towers."""
-    dropout: float = 0.25
+    dropout: Annotated[float, Range(0, 1, below=True)] = 0.25
     """Share of an update's inputs that is dropped in training."""
 
 
@@ -79,15 +80,14 @@ class CLIPLoRA(CosineMethod):
         "min_lr": 1e-6,
         "crop_min": 0.08,
     }
+    keep_last = True
     settings: CLIPLoRASettings
 
     def __init__(self, clip: CLIP, settings: CLIPLoRASettings | None = None, classes: int = 0) -> None:
         super().__init__(clip, settings, classes)
         s, config = self.settings, clip.config
-        if s.rank < 1 or not s.projections or set(s.projections) - set(PLACES):
-            raise SettingsError(
-                f"rank is {s.rank} and projections {s.projections!r}: expected at least 1, and letters of qkvo."
-            )
+        if not s.projections or set(s.projections) - set(PLACES):
+            raise SettingsError(f"projections is {s.projections!r}, but it must be letters of qkvo, such as qkv.")
         count = len(s.projections)
         self.places = [PLACES[letter] for letter in s.projections]
         self.image, self.text = None, None

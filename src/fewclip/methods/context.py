@@ -107,7 +107,8 @@ class _Group:
         )
         self.eot = prompts.eot.to(clip.device) - split
         self.frozen_suffix: Tensor | None = None
-        if not bool((self.suffix_order >= length).any()):
+        # Known without looking at the tokens, which are an input where this is traced for export
+        if before == context_tokens and split > context_tokens:  # all slots are in the prefix
             self.frozen_suffix = self.embedded.take_along_dim(self.suffix_order, -2) + self.suffix_position
 
     def fill(self, context: Tensor, own: bool) -> Stem[TextTokens]:

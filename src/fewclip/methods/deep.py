@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
 from fewclip.clip.tokens import Insertion
-from fewclip.errors import SettingsError
 from fewclip.methods.base import unit
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import Slots, sentence
@@ -57,11 +56,5 @@ class DeepPrompts(CosineMethod):
 
 
 def depth_of(clip: CLIP, depth: int) -> tuple[int, int]:
-    """Layers with own tokens of the text and of the image tower: `depth`, or all where a tower has fewer.
-
-    Raises:
-        SettingsError: depth is below 1.
-    """
-    if depth < 1:
-        raise SettingsError(f"depth is {depth}, but it counts the layers with tokens, from 1 on.")
+    """Layers with tokens of the text and of the image tower: `depth`, or all where a tower has fewer."""
     return min(depth, clip.config.text_layers), min(depth, clip.config.vision_layers)

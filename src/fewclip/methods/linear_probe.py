@@ -21,20 +21,21 @@ from fewclip.errors import SettingsError
 from fewclip.methods import frozen
 from fewclip.methods.base import Examples, Method
 from fewclip.methods.classes import ClassTexts
+from fewclip.methods.settings import Count, Positive, Settings, Whole
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearProbeSettings:
-    c: float = 1.0
+class LinearProbeSettings(Settings):
+    c: Positive = 1.0
     """C: weight of the data against the size of W, unless validation images choose it."""
-    rounds: int = 8
+    rounds: Whole = 8
     """Rounds of its search behind the grid."""
-    max_iter: int = 1000
+    max_iter: Count = 1000
     """Most iterations of a fit."""
-    tolerance: float = 1e-4
+    tolerance: Positive = 1e-4
     """Where a fit stops; the published choice of C depends on it."""
 
 
@@ -54,8 +55,6 @@ class LinearProbe(Method):
 
     def __init__(self, clip: CLIP, settings: LinearProbeSettings | None = None, classes: int = 0) -> None:
         super().__init__(clip, settings, classes)
-        if not self.settings.c > 0:
-            raise SettingsError(f"c is {self.settings.c}, but it must be above 0.")
         self.weight = nn.Parameter(torch.zeros(classes, clip.config.embed_dim), requires_grad=False)  # W (C, d)
         self.bias = nn.Parameter(torch.zeros(classes), requires_grad=False)  # b (C,)
         self._chosen: dict[str, float] = {}
@@ -86,7 +85,7 @@ class LinearProbe(Method):
             from sklearn.linear_model import LogisticRegression
         except ImportError as error:
             raise SettingsError(
-                "linear-probe needs scikit-learn, which is not installed: pip install scikit-learn."
+                "linear-probe needs scikit-learn, which is not installed: pip install 'fewclip[probe]'."
             ) from error
         s = self.settings
         model = LogisticRegression(C=c, solver="lbfgs", max_iter=s.max_iter, tol=s.tolerance)

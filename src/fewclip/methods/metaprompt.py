@@ -23,20 +23,21 @@ from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import Slots
 from fewclip.methods.coop import coop_training
 from fewclip.methods.deep import DeepPrompts, depth_of
+from fewclip.methods.settings import Count, Settings, Weight
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetaPromptSettings:
-    text_prompts: int = 2
+class MetaPromptSettings(Settings):
+    text_prompts: Count = 2
     """Tokens a layer of the text tower."""
-    image_prompts: int = 2
+    image_prompts: Count = 2
     """Tokens a layer of the image tower."""
-    depth: int = 12
+    depth: Count = 12
     """Layers with tokens of their own; all, where a tower has fewer."""
-    meta_step: float = 0.2
+    meta_step: Weight = 0.2
     """m: length of the meta step, in learning rates."""
     restore: Literal["once", "always", "once-moving"] = "once"
     """Whether the text prompts return to where they were after each trial step. The published code does so only after

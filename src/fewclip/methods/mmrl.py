@@ -19,6 +19,7 @@ from fewclip.clip.tokens import Insertion, Stem, TextTokens
 from fewclip.errors import SettingsError
 from fewclip.methods.base import SCALE, Method, cosine_gap, unit
 from fewclip.methods.classes import ClassTexts
+from fewclip.methods.settings import Count, Settings, Share, Weight
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -27,18 +28,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MMRLSettings:
+class MMRLSettings(Settings):
     """Settings of MMRL; defaults are the paper's, λ and J those for a data set of one's own."""
 
-    rep_tokens: int = 5
+    rep_tokens: Count = 5
     """K: representation tokens a layer."""
-    first_layer: int | None = None
+    first_layer: Count | None = None
     """J: first layer that sees them, counted from 1. By default the middle of each tower (6 of 12)."""
-    rep_dim: int = 512
+    rep_dim: Count = 512
     """d_r: width of the shared representation space."""
-    alpha: float = 0.7
+    alpha: Share = 0.7
     """α: weight of the class feature against the representation feature, in the loss and on known classes."""
-    reg_weight: float = 1.0
+    reg_weight: Weight = 1.0
     """λ: how firmly class and text features are held to those of frozen CLIP."""
     regulariser: Literal["cosine", "l1", "mse"] = "cosine"
     """What holds them: 1 - cosine, or the mean absolute or squared difference of the unit features (Table 9)."""
@@ -243,14 +244,8 @@ REGULARISERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def check(s: MMRLSettings, image_layers: int, text_layers: int) -> None:
     """Refuse settings that make no MMRL."""
     depth = min(image_layers, text_layers)
-    if s.first_layer is not None and not 1 <= s.first_layer <= depth:
+    if s.first_layer is not None and s.first_layer > depth:
         raise SettingsError(f"first_layer is {s.first_layer}, but this backbone's layers are 1 to {depth}.")
-    if s.rep_tokens < 1 or s.rep_dim < 1:
-        raise SettingsError(f"rep_tokens is {s.rep_tokens} and rep_dim {s.rep_dim}: both must be at least 1.")
-    if not 0 <= s.alpha <= 1:
-        raise SettingsError(f"alpha is {s.alpha}, but it weighs two features and lies between 0 and 1.")
-    if s.reg_weight < 0:
-        raise SettingsError(f"reg_weight is {s.reg_weight}, but a weight of a loss is 0 or more.")
     if not (s.image_tokens or s.text_tokens):
         raise SettingsError("image_tokens and text_tokens are both off, which leaves nothing to train: switch one on.")
     if s.space == "text-to-image" and not (s.image_tokens and s.text_tokens):

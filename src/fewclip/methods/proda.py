@@ -21,6 +21,7 @@ from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import Position, Slots, sentence
 from fewclip.methods.coop import coop_training
 from fewclip.methods.cosine import CosineMethod
+from fewclip.methods.settings import Count, Settings, Weight
 from fewclip.seeds import generator
 
 if TYPE_CHECKING:
@@ -28,14 +29,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProDASettings:
-    pool: int = 32
+class ProDASettings(Settings):
+    pool: Count = 32
     """P: contexts. The first quarter has the class name in front, the next in the middle, the others at the end."""
-    prompt_batch: int = 4
+    prompt_batch: Count = 4
     """Q: contexts a step."""
-    context_tokens: int = 16
+    context_tokens: Count = 16
     """Learned vectors of a context."""
-    orthogonal_weight: float = 0.1
+    orthogonal_weight: Weight = 0.1
     """α: how firmly the contexts are kept apart."""
 
 
@@ -56,10 +57,8 @@ class ProDA(CosineMethod):
     def __init__(self, clip: CLIP, settings: ProDASettings | None = None, classes: int = 0) -> None:
         super().__init__(clip, settings, classes)
         s = self.settings
-        if not 1 <= s.prompt_batch <= s.pool:
-            raise SettingsError(
-                f"prompt_batch is {s.prompt_batch} and pool {s.pool}: expected 1 to as many as the pool has."
-            )
+        if s.prompt_batch > s.pool:
+            raise SettingsError(f"prompt_batch is {s.prompt_batch}, but the pool has only {s.pool} contexts.")
         self.context = normal(s.pool, s.context_tokens, clip.config.text_width)  # (P, n, d_t)
         quarter = s.pool // 4
         self.positions: list[Position] = [

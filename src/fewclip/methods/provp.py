@@ -21,18 +21,19 @@ from fewclip.methods import frozen
 from fewclip.methods.base import unit
 from fewclip.methods.coop import coop_training
 from fewclip.methods.cosine import CosineMethod
+from fewclip.methods.settings import Count, Settings, Share, Weight
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProVPSettings:
-    prompts: int = 16
+class ProVPSettings(Settings):
+    prompts: Count = 16
     """M: tokens a layer."""
-    keep: float = 0.01
+    keep: Share = 0.01
     """α: share of what the layer before made of its tokens."""
-    ref_weight: float = 1.0
+    ref_weight: Weight = 1.0
     """Weight of the contrastive re-formation."""
 
 

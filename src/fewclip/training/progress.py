@@ -1,48 +1,42 @@
-"""The progress bar of training: epoch, loss, images a second, time left."""
+"""What a training run reports: an entry per epoch, and a line with epoch, loss, images per second and time left."""
 
 from __future__ import annotations
 
-import sys
-from types import TracebackType
+from typing import TypedDict
+
+from fewclip.workers.progress import Progress
 
 
-class ProgressBar:
-    """Shows a run on standard error; nothing if it is not to be shown."""
+class EpochLog(TypedDict):
+    """What is kept of each epoch."""
 
-    def __init__(self, title: str, epochs: int, images: int, *, shown: bool) -> None:
-        self.epochs, self.shown = epochs, shown
+    epoch: int
+    """Counted from 1 over all stages."""
+    lr: float
+    """Learning rate of its last step."""
+    loss: float
+    """Mean loss of its steps."""
+
+
+def duration(epochs: int, stages: int) -> str:
+    """Such as `50 epochs` or `2 stages × 50 epochs`."""
+    each = f"{epochs} epoch{'s' if epochs > 1 else ''}"
+    return each if stages == 1 else f"{stages} stages × {each}"
+
+
+class ProgressBar(Progress):
+    """Of `images` images in all epochs together; each stage has `epochs` of them."""
+
+    def __init__(self, title: str, epochs: int, images: int, *, shown: bool, stages: int = 1) -> None:
+        super().__init__(f"{title}, {duration(epochs, stages)}", images, "images", shown=shown)
+        self.epochs, self.stages = epochs, stages
         self.loss: float | None = None
-        if not shown:
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.bar = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeRemainingColumn(),
-            console=Console(file=sys.stderr),
-        )
-        self.task = self.bar.add_task(title, total=images, state="")
-
-    def __enter__(self) -> ProgressBar:
-        if self.shown:
-            self.bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.shown:
-            self.bar.stop()
 
     def report(self, epoch: int, images: int, loss: float) -> None:
-        """One step is done; the loss shown is a running mean."""
-        if not self.shown:
-            return
+        """One step is done, in an epoch counted over all stages; the loss shown is a running mean."""
+        if self.loss is None:  # the first step, which after an interruption is not that of the first epoch
+            self.update(self.total * (epoch - 1) // (self.epochs * self.stages))
         self.loss = loss if self.loss is None else 0.95 * self.loss + 0.05 * loss
-        speed = self.bar.tasks[0].speed
-        rate = f"{speed:.0f} images/s" if speed else ""
-        state = f"epoch {epoch}/{self.epochs}  loss {self.loss:.3f}  {rate}"
-        self.bar.update(self.task, advance=images, state=state)
+        before, within = divmod(epoch - 1, self.epochs)
+        stage = f"stage {before + 1}/{self.stages}, " if self.stages > 1 else ""
+        self.update(self.done + images, f"{stage}epoch {within + 1}/{self.epochs}, loss {self.loss:.3f}")

@@ -115,7 +115,7 @@ def test_stopped_at_random_and_given_again_has_the_same_rows(adapter: Path, tmp_
     assert parts() >= 2
     assert not out.exists()
     process = command(adapter, source, "-o", out, "--processes", "2")
-    assert process.communicate()[1].decode().count("are there already") == 1
+    assert process.communicate()[1].decode().count("are done already") == 1
     assert process.returncode == 0
     make(adapter, source, tmp_path / "calm.parquet")
     assert pq.read_metadata(out).num_rows == 3000
@@ -136,6 +136,7 @@ def test_the_image_that_ends_its_process_is_found(
     assert errors == [DEADLY if n == 5 else None for n in range(len(members))]
 
 
+@pytest.mark.ray
 def test_ray_gives_the_same_rows_though_an_actor_is_killed(adapter: Path, tmp_path: Path) -> None:
     ray: Any = pytest.importorskip("ray", reason="Ray is not installed: pip install 'fewclip[ray]'")
     pytest.importorskip("ray.data", reason="Ray Data is not installed: pip install 'fewclip[ray]'")
