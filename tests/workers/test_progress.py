@@ -58,7 +58,7 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         bar.total = 2000
         bar.update(1000, "[not markup]")
         bar.print("a line [kept]")
-    said = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    said = sys.stderr.getvalue()  # type: ignore[attr-defined, union-attr]
     assert "1,000 of 2,000 images  [not markup]" in said
     assert "a line [kept]\n" in said.replace("\x1b[2K", "").replace("\r", "")
 
