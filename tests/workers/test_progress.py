@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 
 import pytest
 
 from fewclip.training.progress import ProgressBar
-from fewclip.workers import progress
 from fewclip.workers.progress import Progress
 
 
@@ -16,7 +16,7 @@ from fewclip.workers.progress import Progress
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, which a test sets."""
     now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 
