@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 
 import pytest
 
 from fewclip.training.progress import ProgressBar
-from fewclip.workers import progress
 from fewclip.workers.progress import Progress
 
 
@@ -16,7 +16,7 @@ from fewclip.workers.progress import Progress
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, which a test sets."""
     now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 
@@ -52,13 +52,14 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         def isatty(self) -> bool:
             return True
 
-    monkeypatch.setattr(sys, "stderr", Terminal())
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("COLUMNS", "160")
     with Progress("predict", 0, "images") as bar:
         bar.total = 2000
         bar.update(1000, "[not markup]")
         bar.print("a line [kept]")
-    said = sys.stderr.getvalue()  # type: ignore[attr-defined, union-attr]
+    said = terminal.getvalue()
     assert "1,000 of 2,000 images  [not markup]" in said
     assert "a line [kept]\n" in said.replace("\x1b[2K", "").replace("\r", "")
 
