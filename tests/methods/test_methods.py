@@ -210,7 +210,14 @@ def test_every_setting_of_a_method_is_its_own() -> None:
         ("proda", {"prompt_batch": 99}, "prompt_batch is 99"),
         ("rpo", {"prompts": 0}, "prompts is 0"),
         ("linear-probe", {"c": 0.0}, "c is 0.0"),
-        ("tip-adapter", {"passes": 0}, "passes"),
+        ("tip-adapter", {"passes": 0}, "passes is 0"),
+        ("provp", {"keep": 1.5}, "keep is 1.5, but it must be between 0 and 1"),
+        ("promptsrc", {"average_std": 0.0}, "average_std is 0.0, but it must be above 0"),
+        ("cocoop", {"reduction": 0}, "reduction is 0, but it must be at least 1"),
+        ("prograd", {"temperature": 0.0}, "temperature is 0.0"),
+        ("kgcoop", {"kg_weight": -1.0}, "kg_weight is -1.0, but it must be 0 or more"),
+        ("clip-lora", {"dropout": 1.0}, "dropout is 1.0"),
+        ("plot", {"words": ()}, "words is empty"),
     ],
 )
 def test_refuses_settings_that_make_no_method(name: str, settings: dict[str, Any], says: str) -> None:

@@ -114,12 +114,12 @@ def test_tip_adapter_f_has_a_cosine_over_all_steps_and_no_warm_up(pairs: Pairs) 
     method = TipAdapterF(small_clip(), TipAdapterSettings(passes=1), 3)
     method.prepare(TokenTexts(random_tokens(3, 2, 0)))
     method.memorise(DatasetExamples(from_pairs(pairs), Preprocess(16), seed=1))
-    rates, sizes, step = list[float](), list[int](), method.step
+    rates, sizes, take = list[float](), list[int](), method.step
 
-    def recorded(one: Step) -> Tensor:
-        rates.append(one.lr)
-        sizes.append(len(one.labels))
-        return step(one)
+    def recorded(step: Step) -> Tensor:
+        rates.append(step.lr)
+        sizes.append(len(step.labels))
+        return take(step)
 
     method.step = recorded  # type: ignore[method-assign, assignment]
     settings = TrainSettings(**(TipAdapterF.train_settings | {"epochs": 3, "batch_size": 5}))
@@ -242,14 +242,12 @@ def test_a_run_of_two_stages_resumes_in_either(pairs: Pairs, tmp_path: Any, stop
 
 
 def test_the_first_stage_trains_no_context_and_the_second_starts_without_momentum(pairs: Pairs) -> None:
-    method, momenta, step = two_stages(), list[float](), PLOT.step
+    method, momenta, take = two_stages(), list[float](), PLOT.step
 
-    def recorded(one: Any) -> Tensor:
-        state = one.trainer.optimizer.state
-        momenta.append(
-            sum(float(s["momentum_buffer"].abs().sum()) for s in state.values() if s.get("momentum_buffer") is not None)
-        )
-        return step(method, one)
+    def recorded(step: Any) -> Tensor:
+        buffers = [state.get("momentum_buffer") for state in step.trainer.optimizer.state.values()]
+        momenta.append(sum(float(buffer.abs().sum()) for buffer in buffers if buffer is not None))
+        return take(method, step)
 
     context = method.context.detach().clone()
     method.step = recorded  # type: ignore[method-assign, assignment]

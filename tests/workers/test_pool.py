@@ -68,7 +68,7 @@ def test_a_suspected_task_is_alone_in_its_process(tmp_path: Path) -> None:
         return task if task != 13 or death.times < 3 else None
 
     pool = Pool[int, int]([partial(double, tmp_path)] * 2, in_hand=2, alone=lambda task: task == 13)
-    pool.run([1, 13, 2, 4], lambda task, result: done.append(task), died)
+    pool.run([13, 1, 2, 4], lambda task, result: done.append(task), died)
     assert sorted(done) == [1, 2, 4]
     assert deaths == [(13, times, "at 13") for times in (1, 2, 3)]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -88,12 +89,17 @@ class GivenTokens(ClassTexts):
 
     def __init__(self, tokens: Tensor) -> None:
         self.template, self.given = "{}", tokens
+        self.labels = torch.full((tokens.shape[0],), -1)  # names that are given when the graph runs have none
 
     def __len__(self) -> int:
         return self.given.shape[0]
 
     def prompts(self, sentence: str) -> Prompts:
         return Prompts(self.given, self.given.argmax(dim=1), 1)
+
+    @cached_property
+    def name_lengths(self) -> Tensor:
+        raise ExportError("where a class name ends can't be seen in the tokens of its prompt")
 
 
 def export(

@@ -112,14 +112,8 @@ class Predictor:
             read = [DEADLY] if start in order.skip else list(pool.map(self._read, part))
             start += len(part)
             pixels = [one for one in read if isinstance(one, Tensor)]
-            yield _Batch(
-                order,
-                [image.path for image in part],
-                [image.id for image in part],
-                [one if isinstance(one, str) else None for one in read],
-                torch.stack(pixels) if pixels else None,
-                last=start >= len(piece),
-            )
+            errors = [one if isinstance(one, str) else None for one in read]
+            yield _Batch(order, part, errors, torch.stack(pixels) if pixels else None, last=start >= len(piece))
 
     def _read(self, image: Image) -> Tensor | str:
         """The pixels, or why there are none."""
@@ -132,9 +126,10 @@ class Predictor:
 
     def _part(self, order: Order, batches: list[_Batch]) -> Part:
         shares = [batch.shares for batch in batches if batch.shares is not None]
+        images = [image for batch in batches for image in batch.images]
         data = encode(
-            [path for batch in batches for path in batch.paths],
-            [id for batch in batches for id in batch.ids],
+            [image.path for image in images],
+            [image.id for image in images],
             [error for batch in batches for error in batch.errors],
             np.concatenate(shares) if shares else np.empty((0, len(self.names)), np.float32),
             self.names,
@@ -147,8 +142,7 @@ class Predictor:
 @dataclass
 class _Batch:
     order: Order
-    paths: list[str]
-    ids: list[str]
+    images: list[Image]
     errors: list[str | None]
     pixels: Tensor | None
     last: bool

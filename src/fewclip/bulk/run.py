@@ -109,7 +109,16 @@ def label(
 
         orders = [Order(number, place) for number, place in enumerate(plan.places) if number not in kept]
         if orders:
-            (executor or Local())(orders, _spec(job, adapter, plan), finish)
+            spec = Spec(
+                plan=str(plan.path.absolute()),
+                adapter=os.path.abspath(adapter),
+                classes=job.classes,
+                top=job.top,
+                probabilities=job.probabilities,
+                backbone=job.backbone,
+                device=job.device,
+            )
+            (executor or Local())(orders, spec, finish)
         # All parts are there: they become one file, in the order of the source, and then the output.
         known = config.classes + config.added_classes
         about = identity | {"classes": known if job.classes is None else list(job.classes)}
@@ -127,18 +136,6 @@ def _join(work: Work, plan: Plan, ending: str, about: dict[str, Any], probabilit
     if rows != plan.images:
         raise RuntimeError(f"{rows} rows were made of {plan.images} images")
     return rows, errors
-
-
-def _spec(job: Job, adapter: Path, plan: Plan) -> Spec:
-    return Spec(
-        plan=str(plan.path.absolute()),
-        adapter=os.path.abspath(adapter),
-        classes=job.classes,
-        top=job.top,
-        probabilities=job.probabilities,
-        backbone=job.backbone,
-        device=job.device,
-    )
 
 
 def _identity(job: Job, config: dict[str, Any], plan: Plan) -> dict[str, Any]:

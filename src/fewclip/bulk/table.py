@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fewclip.bulk.arrow import arrow, parquet
+from fewclip.bulk.arrow import arrow
 from fewclip.errors import SettingsError
 
 ROW_GROUP = 1 << 16
@@ -73,7 +73,7 @@ def encode(
     wanted = schema(probabilities)
     arrays = [pa.array(values, field.type) for values, field in zip(columns, wanted, strict=True)]
     out = BytesIO()
-    parquet().write_table(pa.Table.from_arrays(arrays, schema=wanted), out)
+    arrow().parquet.write_table(pa.Table.from_arrays(arrays, schema=wanted), out)
     return out.getvalue()
 
 
@@ -88,7 +88,7 @@ def readable(text: str) -> str:
 def rows_of(part: Path) -> int | None:
     """How many rows a part has; None if it is not whole."""
     try:
-        return int(parquet().read_metadata(part).num_rows)
+        return int(arrow().parquet.read_metadata(part).num_rows)
     except (OSError, arrow().ArrowException):
         return None
 
@@ -101,7 +101,7 @@ def join(parts: Iterable[Path], out: Path, ending: str, about: dict[str, Any], p
     rows = errors = 0
     with WRITERS[ending](out, schema(probabilities), about) as write:
         for part in parts:
-            table = parquet().ParquetFile(part).read()
+            table = arrow().parquet.ParquetFile(part).read()
             rows += table.num_rows
             errors += table.num_rows - table.column("error").null_count
             write(table)
@@ -129,7 +129,7 @@ def _as_parquet(out: Path, columns: Any, about: dict[str, Any]) -> Iterator[Writ
             flush()
 
     with out.open("wb") as file:
-        with parquet().ParquetWriter(file, columns.with_metadata(metadata)) as writer:
+        with arrow().parquet.ParquetWriter(file, columns.with_metadata(metadata)) as writer:
             yield write
             flush()
         _to_disk(file)

@@ -40,11 +40,7 @@ class Work:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Refuse a second process that writes the same output.
-
-        Raises:
-            OutputError
-        """
+        """Refuse, with an OutputError, a second process that writes the same output."""
         if self.out.is_dir():
             raise OutputError(f"{self.out} is a folder: give -o the name of a file.")
         with only_writer(self.folder, output=self.out):

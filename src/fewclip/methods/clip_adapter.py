@@ -1,8 +1,8 @@
-"""CLIP-Adapter: a bottleneck behind the image tower, blended with CLIP's own feature.
+"""CLIP-Adapter: a bottleneck after the image tower, blended with CLIP's own feature.
 
 Gao, Geng, Zhang, Ma, Fang, Zhang, Li and Qiao, "CLIP-Adapter: Better Vision-Language Models with Feature Adapters", IJCV
-2024 (arXiv 2110.04544), eq. 2-4: g = r·relu(relu(f A₁) A₂) + (1 - r)·f. The paper's second adapter, behind the text
-tower, was no gain there and is not in its code, nor here.
+2024 (arXiv 2110.04544), eq. 2-4: g = r·relu(relu(f A₁) A₂) + (1 - r)·f. The paper's second adapter, after the text
+tower, brought no gain there and is neither in its code nor here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class CLIPAdapter(CosineMethod):
     name = "clip-adapter"
     title = "CLIP-Adapter"
     paper = "Gao et al., IJCV 2024"
-    trained = "a bottleneck behind the image tower"
+    trained = "a bottleneck after the image tower"
     parameters_b16 = "131,072"
     new_classes = "CLIP's feature of the new name against the adapted image feature"
     Settings = CLIPAdapterSettings

@@ -2,7 +2,7 @@
 
 Zanella and Ben Ayed, "Low-Rank Few-Shot Adaptation of Vision-Language Models", CVPR Workshops 2024 (arXiv 2405.18541):
 a projection W becomes W + (α/√r)·B A, fitted by cross-entropy with one set of settings for all data. (The paper's γ is
-α/r; its code's, and so this, α/√r.) In training each class drops out its own inputs, so the prompts share no prefix then.
+α/r; its code's, and so this, α/√r.) In training dropout is drawn for each class, so the prompts share no prefix then.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class CLIPLoRASettings(Settings):
 
 
 class Updates(nn.Module):
-    """Factors of one tower's updates: A (n, p, r, width), B (n, p, width, r), a row a layer and projection."""
+    """Factors of one tower's updates: A (n, p, r, width), B (n, p, width, r), one row per layer and projection."""
 
     def __init__(self, layers: list[int], projections: int, width: int, rank: int) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class CLIPLoRA(CosineMethod):
         return self.clip.logit_scale.new_tensor(SCALE)
 
     def drop(self, updates: Updates, layer: int, place: Place, x: Tensor) -> Tensor:
-        """Dropout on the input of an update alone; the frozen projection sees all of it."""
+        """Dropout on the input of an update only; the frozen projection sees all of it."""
         return F.dropout(x, self.settings.dropout, self.training)
 
     def beside(self, updates: Updates | None) -> Beside | None:
@@ -143,7 +143,7 @@ def chosen(which: str | Sequence[int], depth: int) -> list[int]:
     """The layers of that name, counted from 1.
 
     Raises:
-        SettingsError: numbers that are no layers.
+        SettingsError: numbers that are not layers.
     """
     if not isinstance(which, str):
         if not which or not all(1 <= number <= depth for number in which):

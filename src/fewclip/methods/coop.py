@@ -37,9 +37,9 @@ class CoOpSettings(Settings):
     words: str = "a photo of a"
     """Words whose embeddings they start from, if there are at least M; else they start from N(0, 0.02²)."""
     position: Position = "end"
-    """Where the class name stands."""
+    """Where the class name is."""
     class_specific: bool = False
-    """A context for each class (CSC), from N(0, 0.02²); it can say nothing of new classes."""
+    """A context for each class (CSC), from N(0, 0.02²); it can't score new classes."""
 
 
 class CoOp(CosineMethod):

@@ -1,7 +1,7 @@
 """Deep prompts: tokens learned for the first J layers of both towers, the architecture of MaPLe, PromptSRC, MetaPrompt.
 
-The tokens of layer 1 stand where the prompt's first words stood (text, with their positions) and beside the patches
-(image, behind ln_pre); those of layers 2..J replace what the layer before left there. Where an image token stands among
+The tokens of layer 1 take the place of the prompt's first words (text, with their positions) and are added to the patches
+(image, after ln_pre); those of layers 2..J replace the previous layer's output there. The place of an image token among
 the others makes no difference, since attention there is full and the tokens have no position.
 """
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 
 class DeepPrompts(CosineMethod):
-    """A subclass has the parameters `text` and `image`, or says how the tokens are made."""
+    """A subclass has the parameters `text` and `image`, or makes the tokens otherwise."""
 
     text: nn.Parameter
     image: nn.Parameter
 
     def text_tokens(self) -> Float[Tensor, "depth n width"]:
-        """Those of each text layer from the first on."""
+        """The tokens of each text layer, from the first on."""
         return self.text
 
     def image_tokens(self) -> Float[Tensor, "depth n width"]:
-        """Those of each image layer from the first on."""
+        """The tokens of each image layer, from the first on."""
         return self.image
 
     def prompts(self, texts: ClassTexts) -> Prompts:

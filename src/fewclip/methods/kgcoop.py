@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class KgCoOpSettings(CoOpSettings):
-    """Settings of KgCoOp: CoOp's, and one of its own."""
+    """Settings of KgCoOp: CoOp's and one more."""
 
     kg_weight: Weight = 8.0
-    """λ: how firmly class features are held to those of the template's sentences."""
+    """λ: how strongly class features are held to those of the template's sentences."""
 
 
 class KgCoOp(CoOp):

@@ -32,9 +32,9 @@ class LinearProbeSettings(Settings):
     c: Positive = 1.0
     """C: weight of the data against the size of W, unless validation images choose it."""
     rounds: Whole = 8
-    """Rounds of its search behind the grid."""
+    """Rounds of the search after the grid."""
     max_iter: Count = 1000
-    """Most iterations of a fit."""
+    """Most iterations per fit."""
     tolerance: Positive = 1e-4
     """Where a fit stops; the published choice of C depends on it."""
 
@@ -44,7 +44,7 @@ class LinearProbe(Method):
     title = "Linear probe"
     paper = "Radford et al., ICML 2021"
     trained = "a linear classifier of image features, in closed form"
-    parameters_b16 = "513 a class"
+    parameters_b16 = "513 per class"
     new_classes = ""
     Settings = LinearProbeSettings
     chooses = "C"

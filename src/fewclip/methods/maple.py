@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class MaPLeSettings(Settings):
     prompt_tokens: Count = 2
-    """n: tokens a layer, the same in both towers."""
+    """n: tokens per layer, the same in both towers."""
     depth: Count = 9
-    """J: layers with tokens of their own; all, where a tower has fewer."""
+    """J: layers with learned tokens; all, if a tower has fewer."""
     words: str = "a photo of a"
-    """The first n words give the start of the text tokens of layer 1; further ones stay in the prompt."""
+    """The text tokens of layer 1 start from the first n words; further words stay in the prompt."""
 
 
 class MaPLe(DeepPrompts):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class MMASettings(Settings):
     first_layer: int | None = None
     """First layer with an adapter, counted from 1, or from the end if negative: -4 is 9 of 12, or the first where a tower
-    has fewer. By default behind a third of the tower (5 of 12)."""
+    has fewer. By default after a third of the tower (5 of 12)."""
     last_layer: Count | None = None
     """Last layer with an adapter. By default the tower's last."""
     bottleneck: Count = 32

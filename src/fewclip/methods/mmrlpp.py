@@ -1,7 +1,7 @@
-"""MMRL++: MMRL with a sixth of the parameters, and tokens that keep part of what the layer before made of them.
+"""MMRL++: MMRL with a sixth of the parameters, and tokens that keep part of the previous layer's output.
 
 Guo and Gu, "MMRL++: Parameter-Efficient and Interaction-Aware Representation Learning for Vision-Language Models",
-IJCV 2026 (arXiv 2505.10088). Equations: shared/SPEC.md.
+IJCV 2026 (arXiv 2505.10088). Equations: docs/equations.md.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class MMRLppSettings(MMRLSettings):
-    """Settings of MMRL++: MMRL's, and three of its own."""
+    """Settings of MMRL++: MMRL's and three more."""
 
     beta: Share = 0.9
     """β: share of a layer's own tokens against what the layer before left there (progressive composition)."""

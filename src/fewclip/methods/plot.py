@@ -2,8 +2,8 @@
 
 Chen, Yao, Song, Li, Rao and Zhang, "PLOT: Prompt Learning with Optimal Transport for Vision-Language Models", ICLR 2023
 (arXiv 2210.01253), eq. 5-9, in the authors' later form for vision transformers: M groups of visual tokens give M
-features an image, N contexts N features a class; their similarity is that of the entropic transport plan. The published
-"joint" runs start from the visual tokens of a "vision" run (of seed 1, whatever theirs): `stage="two-stage"` trains both,
+features per image, N contexts N features per class; their similarity is that of the entropic transport plan. The published
+"joint" runs start from the visual tokens of a "vision" run (of seed 1, whatever the run's own seed): `stage="two-stage"` trains both,
 one after the other, each with all epochs.
 """
 
@@ -41,7 +41,7 @@ class PLOTSettings(Settings):
     image_prompts: Count = 2
     """Visual tokens of a group."""
     stage: Literal["joint", "vision", "two-stage"] = "joint"
-    """Train both sides on the transport's logits; or the visual tokens alone, with those of mean features added; or, as
+    """Train both sides on the transport's logits; or only the visual tokens, with the logits of mean features added; or, as
     published, first these and then both, each for all epochs."""
     temperature: Positive = 0.1
     """ε of the entropic transport."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ProGradSettings(CoOpSettings):
-    """Settings of ProGrad: CoOp's, and two of its own."""
+    """Settings of ProGrad: CoOp's and two more."""
 
     context_tokens: Count = 16
     """M: learned vectors."""

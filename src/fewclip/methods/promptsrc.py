@@ -37,17 +37,17 @@ class PromptSRCSettings(Settings):
     image_prompts: Count = 4
     """Tokens a layer of the image tower."""
     text_depth: Count = 9
-    """Text layers with tokens of their own; all, where the tower has fewer."""
+    """Text layers with learned tokens; all, if the tower has fewer."""
     image_depth: Count = 9
-    """The same of the image tower."""
+    """Image layers with learned tokens."""
     words: str = "a photo of a"
     """The first words give the start of the text tokens of layer 1."""
     text_weight: Weight = 25.0
-    """How firmly class features are held to the mean of 60 sentences' (L1)."""
+    """How strongly class features are held to the mean over 60 sentences (L1)."""
     image_weight: Weight = 10.0
-    """How firmly image features are held to frozen CLIP's (L1)."""
+    """How strongly image features are held to those of frozen CLIP (L1)."""
     logit_weight: Weight = 1.0
-    """How firmly predictions are held to frozen CLIP's (KL)."""
+    """How strongly predictions are held to those of frozen CLIP (KL)."""
     average: bool = True
     """End with the mean of the prompts over the epochs, weighted by a Gaussian."""
     average_mean: float = 15.0
@@ -109,7 +109,7 @@ class PromptSRC(DeepPrompts):
 
     @torch.no_grad()
     def end_epoch(self, epoch: int, epochs: int) -> None:
-        """Add this epoch's prompts to the average; behind the last epoch it takes their place."""
+        """Add this epoch's prompts to the average; after the last epoch the average takes their place."""
         if not self.settings.average:
             return
         weight = self.epoch_weights(epochs)[epoch - 1]

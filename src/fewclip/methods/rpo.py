@@ -1,4 +1,4 @@
-"""RPO: tokens that read both towers and are read by none, so that CLIP's own features stay as they are.
+"""RPO: tokens that read both towers and are read by none, so that CLIP's own features do not change.
 
 Lee, Song, Suh, Choi, Lee and Kim, "Read-only Prompt Optimization for Vision-Language Few-shot Learning", ICCV 2023
 (arXiv 2308.14960), eq. 3-8: logits = s/K · Σ_k cos(v_k, t_k). The tokens see neither themselves nor each other, so each
@@ -42,7 +42,7 @@ class RPO(Method):
     paper = "Lee et al., ICCV 2023"
     trained = "read-only tokens of both towers"
     parameters_b16 = "30,720"
-    new_classes = "the same tokens behind the new name"
+    new_classes = "the same tokens after the new name"
     Settings = RPOSettings
     train_settings = coop_training(lr=0.01, epochs=15, batch_size=4)
     settings: RPOSettings

@@ -42,9 +42,9 @@ class TCPSettings(Settings):
     context_tokens: Annotated[int, Range(CLASS_TOKENS)] = 4
     """n: learned vectors before every class name, from N(0, 0.02²)."""
     class_layer: Count | None = None
-    """Layer that the class's own tokens enter, counted from 1. By default behind two thirds of the tower (9 of 12)."""
+    """Layer that the class's own tokens enter, counted from 1. By default after two thirds of the tower (9 of 12)."""
     kg_weight: Weight = 8.0
-    """How firmly class features are held to those of the template's sentences."""
+    """How strongly class features are held to those of the template's sentences."""
     reduction: Count = 4
     """How much narrower than the joint space the network's middle is."""
 
@@ -92,7 +92,7 @@ class TCP(CosineMethod):
 
         def run(stem: Stem[TextTokens], rows: Tensor) -> Tensor:
             def enter(layer: int, tokens: TextTokens) -> TextTokens:
-                """At that layer the shared prefix ends at the start token, behind which stand the class's own tokens."""
+                """At that layer the shared prefix ends at the start token, and the class's own tokens follow it."""
                 if layer != self.layer:
                     return tokens
                 tokens = tokens.until(1)

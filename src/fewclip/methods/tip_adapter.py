@@ -32,11 +32,11 @@ class TipAdapterSettings(Settings):
     alpha: Weight = 1.17
     """α: weight of the votes, unless validation images choose it."""
     beta: Weight = 1.0
-    """β: how much more the most similar count, unless validation images choose it."""
+    """β: how much more the most similar images count, unless validation images choose it."""
     passes: Count = 10
     """Times that each training image is augmented; its stored feature is the mean."""
     ensemble: bool = False
-    """Class features from seven sentences, as published for ImageNet, or from the template alone."""
+    """Class features from seven sentences, as published for ImageNet, or from the template only."""
     alpha_scale: Positive = 3.0
     """Largest α that is searched."""
     beta_scale: Positive = 7.0
@@ -92,7 +92,7 @@ class TipAdapter(Method):
             self._finish()
 
     def _finish(self) -> None:
-        """Choose α and β, if there are validation images."""
+        """Search α and β, if there are validation images."""
         if self._val is not None:
             self.found.copy_(torch.tensor(self.search(*self._val), dtype=torch.float64))
 
@@ -122,7 +122,7 @@ class TipAdapter(Method):
 
     @torch.no_grad()
     def search(self, f: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]) -> tuple[float, float]:
-        """The first pair (β, α) of the grid with the highest accuracy; upper ends are not reached, as published."""
+        """The first pair (β, α) of the grid with the highest accuracy; the upper ends are never reached, as published."""
         s = self.settings
         plain, values = SCALE * f @ self._text.T, F.one_hot(self.labels, len(self._text)).to(f)
         affinity, best, found = f @ self.keys.T, -1, (s.beta, s.alpha)
@@ -162,7 +162,7 @@ class TipAdapterF(TipAdapter):
     name = "tip-adapter-f"
     title = "Tip-Adapter-F"
     trained = "the training images' stored features"
-    parameters_b16 = "8,192 a class (16 shots)"
+    parameters_b16 = "8,192 per class (16 shots)"
     train_settings: ClassVar[dict[str, Any]] = {
         "optimizer": "adamw",
         "eps": 1e-4,
