@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from fewclip.training.progress import ProgressBar
-from fewclip.workers import progress
 from fewclip.workers.progress import Progress
 
 
@@ -16,7 +15,7 @@ from fewclip.workers.progress import Progress
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, which a test sets."""
     now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("fewclip.workers.progress.time.monotonic", lambda: now[0])
     return now
 
 
@@ -58,7 +57,7 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         bar.total = 2000
         bar.update(1000, "[not markup]")
         bar.print("a line [kept]")
-    said = sys.stderr.getvalue()  # type: ignore[attr-defined, union-attr]
+    said = sys.stderr.getvalue()  # type: ignore[union-attr]
     assert "1,000 of 2,000 images  [not markup]" in said
     assert "a line [kept]\n" in said.replace("\x1b[2K", "").replace("\r", "")
 
