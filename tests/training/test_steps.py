@@ -121,7 +121,7 @@ def test_tip_adapter_f_has_a_cosine_over_all_steps_and_no_warm_up(pairs: Pairs) 
         sizes.append(len(step.labels))
         return take(step)
 
-    method.step = recorded  # type: ignore[method-assign, assignment]
+    method.step = recorded  # type: ignore[method-assign]
     settings = TrainSettings(**(TipAdapterF.train_settings | {"epochs": 3, "batch_size": 5}))
     train(method, batches(pairs, 5, keep_last=method.keep_last), settings)
     assert sizes == [5, 5, 2] * 3
@@ -250,7 +250,7 @@ def test_the_first_stage_trains_no_context_and_the_second_starts_without_momentu
         return take(method, step)
 
     context = method.context.detach().clone()
-    method.step = recorded  # type: ignore[method-assign, assignment]
+    method.step = recorded  # type: ignore[method-assign]
 
     def unchanged(epoch: int, images: int, loss: float) -> None:
         assert torch.equal(method.context, context) == (epoch <= 2)
