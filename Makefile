@@ -2,6 +2,8 @@
 # `make test-quick` is for between changes: lint, types and the tests of the core, in under two minutes.
 PYTHON ?= python3
 VENV := .venv
+# processes that share the tests; 0: all in one
+JOBS ?= 2
 BIN := $(VENV)/bin
 
 .PHONY: demo test test-quick mutants pins docs bench bench-quick faults fuzz lint types install install-dev install-docs clean
@@ -10,11 +12,11 @@ demo: install
 	$(BIN)/fewclip demo --out demo
 
 test: install-dev lint types
-	$(BIN)/python -m pytest -rs
+	$(BIN)/python -m pytest -rs -n $(JOBS) --dist loadfile
 
-# Rooms below the commands. Two processes: all else of these tests runs in one thread.
+# the rooms below the commands
 test-quick: install-dev lint types
-	$(BIN)/python -m pytest -n 2 -m "not slow and not browser and not ray" tests/house tests/methods tests/training tests/data tests/clip
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not browser and not ray" tests/house tests/methods tests/training tests/data tests/clip
 
 # deliberate mistakes in src, each of which a test must catch
 mutants: install-dev

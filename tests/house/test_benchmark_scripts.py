@@ -12,8 +12,11 @@ from bare import BLOCK, ROOT, run
 sys.path.append(str(ROOT / "benchmarks"))
 
 import bench
+import pytest
 
 from fewclip.methods import METHODS
+
+pytestmark = pytest.mark.slow
 
 
 def bare(script: str, *arguments: str, block: str = BLOCK) -> str:

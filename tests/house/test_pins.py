@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import check_pins
@@ -31,7 +32,7 @@ def test_one_oldest_python() -> None:
     versions = check_pins.claimed()
     assert versions == [f"3.{minor}" for minor in range(int(versions[0][2:]), int(versions[-1][2:]) + 1)]
     assert check_pins.PROJECT["requires-python"] == f">={versions[0]}"
-    project = check_pins.tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["tool"]["ruff"]["target-version"] == f"py{versions[0].replace('.', '')}"
     assert project["tool"]["mypy"]["python_version"] == versions[0]
     workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()

@@ -211,6 +211,7 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 
 
+@pytest.mark.slow
 def test_survives_kill_9(tmp_path: Path, photos: Path, backbone_file: Path) -> None:
     """A fit that is killed after its first checkpoint and started again ends with the same adapter."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -230,6 +231,7 @@ def test_survives_kill_9(tmp_path: Path, photos: Path, backbone_file: Path) -> N
     assert not (killed / "checkpoint.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_reach_what_one_does(tmp_path: Path, photos: Path, backbone_file: Path) -> None:
     """`torchrun` starts both: `accelerate launch --cpu` of the pinned version starts one, whatever number it is given."""
     pytest.importorskip("accelerate")

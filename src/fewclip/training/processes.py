@@ -1,4 +1,4 @@
-"""One process or several: what `accelerate launch` started, as seen by the training loop."""
+"""One process or several: what `torchrun` or `accelerate launch` started, as seen by the training loop."""
 
 from __future__ import annotations
 
