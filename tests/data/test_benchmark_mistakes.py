@@ -29,10 +29,10 @@ def write_split(folder: Path, **changes: object) -> Benchmark:
     ("train", "says"),
     [
         ([["a/1.jpg", 0, "a"], *MANY], r"10 images, but 8 of them .*b/0.jpg, b/2"),
-        ([["../a.jpg", 0, "a"]], r"names the image '\.\./a\.jpg', which is not a path inside"),
+        ([["../a.jpg", 0, "a"]], r"lists the image '\.\./a\.jpg', which is not a path inside"),
         ([["/etc/a.jpg", 0, "a"]], "not a path inside its folder"),
         ([["C:\\a.jpg", 0, "a"]], "not a path inside its folder"),
-        ([["a/1.jpg", 0, "a"], ["b/1.jpg", 0, "b"]], "calls the label 0 both 'a' and 'b'"),
+        ([["a/1.jpg", 0, "a"], ["b/1.jpg", 0, "b"]], "gives the label 0 the names 'a' and 'b'"),
         ([["a/1.jpg", 0, "a"], ["b/1.jpg", 2, "b"]], "labels that are not 0, 1, 2"),
         ([["a/1.jpg", 0, "a"], ["b/1.jpg", 1, "a"]], "calls both labels 0 and 1 'a'"),
         ([["a/1.jpg", "0", "a"]], r"has the entry .*: expected \[path, label, class name\]"),
@@ -46,7 +46,7 @@ def test_mistakes_in_a_split_file(train: object, says: str, tmp_path: Path) -> N
 
 def test_missing_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FEWCLIP_DATA", raising=False)
-    with pytest.raises(DataError, match="dtd is a published data set, but nothing says where .* FEWCLIP_DATA"):
+    with pytest.raises(DataError, match="dtd is a published data set, and its place is not known.* FEWCLIP_DATA"):
         read_data("dtd")
     with pytest.raises(DataError, match="given as root, is not a folder"):
         read_data("dtd", root=tmp_path / "none")

@@ -136,7 +136,7 @@ def test_every_layout(benchmark: Benchmark, tmp_path: Path) -> None:
         assert len(data.classes) == benchmark.classes
         assert sorted(set(data.labels)) == [0, benchmark.classes - 1]
     if benchmark.splits == ("test",):
-        with pytest.raises(DataError, match="has no train split, it is only tested on"):
+        with pytest.raises(DataError, match="has no train split, it is only for testing"):
             read_data(benchmark.key, root=tmp_path)
 
 

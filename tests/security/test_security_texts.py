@@ -176,7 +176,7 @@ def csv(folder: Path, text: str | bytes) -> Path:
         ("path,class\n\\\\host\\share\\1.jpg,ant\n", "which is not a path inside its folder"),
         ("path,class\nC:1.jpg,ant\n", "which is not a path inside its folder"),
         ("path,class\nfile:///etc/passwd,ant\n", "are not in"),
-        (f"path,class\na/1.jpg,{'x' * 200_000}\n", "Line 2 of .* is no line of a CSV file .*field limit"),
+        (f"path,class\na/1.jpg,{'x' * 200_000}\n", "Line 2 of .* is not valid CSV .*field limit"),
         (f"path,class\n{'x' * 5000},ant\n", "which is not a path inside its folder"),
         (b"path,class\n\xed\xa0\x80.jpg,ant\n", "it is not UTF-8"),
         (b"path,class\na/1.jpg,a\0b\n", "which|line contains NUL|control"),

@@ -1,7 +1,4 @@
-"""Labelled images: the 15 published data sets, folders, CSV files, Hugging Face objects, embedded sets, lists.
-
-Knows neither methods nor protocols.
-"""
+"""From what a user names to a `Dataset`: published and embedded sets, folders, CSV files, Hugging Face objects, lists."""
 
 from __future__ import annotations
 
@@ -28,9 +25,9 @@ its class name."""
 def read_data(data: Data, split: str = "train", *, root: str | os.PathLike[str] | None = None) -> Dataset:
     """One split (train, val or test) of some data, as a `Dataset`.
 
-    A name comes before a folder of the same name (write ./icons for the folder): that of an embedded data set, or of one
-    of the 15 published ones, which lies below `root` or $FEWCLIP_DATA. A folder that holds a published set's split file
-    is read as that set.
+    The name of an embedded data set takes precedence over a folder of the same name (write ./icons for the folder), and so
+    does that of one of the 15 published ones where `root` or $FEWCLIP_DATA says where it is. A folder that holds a published
+    set's split file is read as that set.
 
     Raises:
         DataError: nothing usable is found.
@@ -50,7 +47,10 @@ def read_data(data: Data, split: str = "train", *, root: str | os.PathLike[str] 
     if benchmark and (root is not None or os.environ.get(ROOT_VARIABLE) or not exists(path)):
         return read_benchmark(benchmark, find_folder(benchmark, root), split)
     if root is not None:
-        raise DataError(f"A root was given, but {os.fspath(data)!r} is none of {', '.join(BENCHMARKS)}.")
+        raise DataError(
+            f"A root was given, but {os.fspath(data)!r} is not one of {', '.join(BENCHMARKS)}: "
+            "leave the root out, or give one of them."
+        )
     return _read_path(path, split)
 
 
@@ -78,7 +78,7 @@ def from_pairs(pairs: Sequence[Any], name: str = "the list") -> Dataset:
     """Pairs (image, class name); classes in sorted order.
 
     Raises:
-        DataError: no pairs, or something else than pairs.
+        DataError: there are no pairs, or something is not a pair.
     """
     if not pairs:
         raise DataError("No images were given: expected a folder, or pairs of an image and its class name.")
