@@ -18,11 +18,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests" / "support")]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "examples"), str(ROOT / "tests" / "support")]
 
 from small import VIT_B16, small_config  # noqa: E402
 
@@ -30,8 +29,8 @@ from fewclip.clip import kernels  # noqa: E402
 from fewclip.clip.config import Config  # noqa: E402
 from fewclip.clip.model import CLIP  # noqa: E402
 from fewclip.clip.tokenizer import Tokenizer  # noqa: E402
+from fewclip.methods.classes import ClassTexts  # noqa: E402
 
-BOT, EOT = 49406, 49407
 NO_GPU = "not measured: no GPU was available"
 
 
@@ -82,19 +81,8 @@ def backbone(name: str, device: torch.device) -> CLIP:
     return clip
 
 
-def prompts(classes: int) -> Tensor:
-    """Token ids (C, 77) of "a photo of a NAME." with names of one to three tokens."""
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.zeros(classes, 77, dtype=torch.long)
-    for row in rows:
-        name = torch.randint(1000, 40000, (int(torch.randint(1, 4, (), generator=generator)),), generator=generator)
-        ids = [BOT, 320, 1125, 539, 320, *name.tolist(), 269, EOT]
-        row[: len(ids)] = torch.tensor(ids)
-    return rows
-
-
-def class_names(clip: CLIP, classes: int) -> list[str]:
-    """Names of one to three words, most of them a token each."""
+def class_texts(clip: CLIP, classes: int) -> ClassTexts:
+    """Classes whose names are one to three words, most of them a token each."""
     assert clip.tokenizer is not None
     words = sorted(word for word in clip.tokenizer.words() if word.isascii() and word.isalpha() and len(word) > 3)
     generator = torch.Generator().manual_seed(0)
@@ -103,7 +91,7 @@ def class_names(clip: CLIP, classes: int) -> list[str]:
         return int(torch.randint(most, (), generator=generator))
 
     names = {" ".join(words[draw(len(words))] for _ in range(1 + draw(3))): None for _ in range(2 * classes)}
-    return list(names)[:classes]
+    return ClassTexts(list(names)[:classes], "a photo of a {}.", clip.tokenizer, clip.config.context_length)
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:

@@ -1,8 +1,8 @@
-"""Wall time of a fit, and where it goes.
+"""Wall time of one fit, and where it goes.
 
-    python benchmarks/end_to_end.py --data icons,caltech-101 --json rows.json
+    python benchmarks/end_to_end.py --data icons,caltech-101 --root DATA --json rows.json
 
-`icons` is the embedded data with the embedded backbone; `caltech-101` is read from --root (default ../shared/data) with
+`icons` is the embedded data with the embedded backbone; `caltech-101` is read from --root (default $FEWCLIP_DATA) with
 a ViT-B/16 of random weights. Seconds of the training thread: `wait` for a batch, forward of the `image` and the `text`
 tower, backward of each (told apart by when the image features' gradient is ready), `optimiser`, and the `rest` (loss,
 bookkeeping). `decode` and `augment` happen in threads beside it, and their seconds are those of all threads together.
@@ -10,6 +10,7 @@ bookkeeping). `decode` and `augment` happen in threads beside it, and their seco
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -22,7 +23,6 @@ from unittest import mock
 
 import common
 import torch
-from common import ROOT
 from torch import Tensor
 
 from fewclip import FewShotClassifier
@@ -167,7 +167,8 @@ def fit(data: str, root: Path, options: Any) -> dict[str, Any]:
 def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("--data", default="icons,caltech-101", help="data sets, separated by commas")
-    parser.add_argument("--root", type=Path, default=ROOT.parent / "shared" / "data", help="folder of published sets")
+    root = Path(os.environ.get("FEWCLIP_DATA", "."))
+    parser.add_argument("--root", type=Path, default=root, help="folder of published sets; by default $FEWCLIP_DATA")
     parser.add_argument("--method", default="mmrl")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--shots", type=int, help="images a class; by default 16 of icons, 4 of a published set")

@@ -114,6 +114,3 @@ def _fork_workers() -> None:
         return real("fork")
 
     multiprocessing.get_context = forked  # type: ignore[assignment]
-    local = sys.modules.get("fewclip.bulk.local")
-    if local is not None:
-        local.get_context = forked  # type: ignore[attr-defined]

@@ -20,12 +20,11 @@ from typing import Any
 import common
 import torch
 from common import ROOT  # noqa: F401 - puts fewclip and tests on the path
-from naive import NaiveBlock
+from mmrl_plain import Layer
 from torch import Tensor
 
 from fewclip.clip.layers import Block
 from fewclip.clip.model import CLIP
-from fewclip.clip.prompts import Prompts
 from fewclip.methods import METHODS, make_settings
 
 COLUMNS = {"method": "method", "batch": "batch"} | {
@@ -38,7 +37,7 @@ RATIOS = {"ratio": "to plain", "ratio_stock": "to stock", "ratio_transformers": 
 def stock_tower(clip: CLIP) -> Callable[[Tensor], Tensor]:
     """The image tower by torch's own modules, sequence first, as the published code computes it."""
     visual = clip.visual
-    blocks = [NaiveBlock(block, None) for block in visual.transformer.resblocks if isinstance(block, Block)]
+    blocks = [Layer(block, None) for block in visual.transformer.resblocks if isinstance(block, Block)]
 
     def run(images: Tensor) -> Tensor:
         x = visual.embed(images).permute(1, 0, 2)
@@ -76,8 +75,8 @@ def measure(options: Namespace, clip: CLIP, name: str, batch: int) -> dict[str, 
     images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
     row: dict[str, Any] = {"method": name, "batch": batch, "classes": options.classes, "precision": options.precision}
     try:
-        method = METHODS[name](clip, make_settings(name, {})).to(device).eval()
-        classes = method.encode_classes(Prompts.from_tokens(common.prompts(options.classes)))
+        method = METHODS[name](clip, make_settings(name, {}), options.classes).to(device).eval()
+        classes = method.encode_classes(common.class_texts(clip, options.classes))
         seen = torch.ones(options.classes, dtype=torch.bool, device=device)
         method.scores(images[:1], classes, seen)
     except Exception as error:  # a method that must have been trained first

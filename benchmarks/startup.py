@@ -1,8 +1,8 @@
-"""Time to import fewclip and to print its help, each in a process of its own.
+"""Time to import fewclip and to print its help, each in a separate process.
 
     python benchmarks/startup.py --json rows.json
 
-`import torch` stands beside them: what a command that computes can't go below. The first start after an installation,
+`import torch` is measured too, since no command that computes can be faster. The first start after an installation,
 when Python compiles the files, is not counted.
 """
 

@@ -1,7 +1,7 @@
 """A method's training step in two ways: ours, and as its published code computes it.
 
 The published way is the method's own file on towers that compute as published (`tests/support/naive_clip.py`); for MMRL and MMRL++
-it is `tests/support/naive.py`, which is written from the equations. Both take the method's whole step: MetaPrompt's trial steps
+it is `examples/mmrl_plain.py`, which is written from the equations. Both take the method's whole step: MetaPrompt's trial steps
 and ProGrad's two gradients are in it.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import common
 import torch
-from naive import NaiveMMRL
+from mmrl_plain import PlainMMRL
 from naive_clip import naive_clip
 from torch import Tensor
 
@@ -24,7 +24,6 @@ from fewclip.clip.prompts import Prompts
 from fewclip.data.batches import Batch
 from fewclip.methods import METHODS, make_settings
 from fewclip.methods.base import Gradients, Loss, Method, Step
-from fewclip.methods.classes import prompts_for
 from fewclip.methods.mmrl import MMRL
 from fewclip.training.loop import BatchStep, Trainer
 from fewclip.training.processes import Processes
@@ -85,21 +84,22 @@ def build(
     images = torch.randn(batch, 3, size, size, generator=generator).to(device)
     labels = torch.randint(classes, (batch,), generator=generator).to(device)
     torch.manual_seed(0)
-    method = METHODS[name](clip, make_settings(name, SETTINGS.get(name, {}) | settings)).to(device).train()
+    method = METHODS[name](clip, make_settings(name, SETTINGS.get(name, {}) | settings), classes).to(device).train()
     if not any(p.requires_grad for p in method.parameters()):
         raise Untrained
-    prompts = prompts_for(method, common.class_names(clip, classes), "a photo of a {}.")
+    texts = common.class_texts(clip, classes)
+    prompts = texts.prompts(texts.template)
     data = Batch(images, labels, batch)
 
     def ready(method: Method) -> Method:
         torch.manual_seed(0)
         with common.autocast(options.precision, device):
-            method.prepare(prompts)
+            method.prepare(texts)
         return method
 
     def naive() -> Work:
         if isinstance(method, MMRL):
-            reference = NaiveMMRL(clip, method, prompts_at_full_length(clip, prompts))
+            reference = PlainMMRL(clip, method, prompts_at_full_length(clip, prompts))
             return Work(follow(lambda x, y: {"loss": reference.loss(x, y)}), method, data, dtype)
         twin = copy.copy(method)
         published = naive_clip(clip)

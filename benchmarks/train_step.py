@@ -3,15 +3,15 @@
     python benchmarks/train_step.py --classes 10,50,400 --batch 4,8 --methods mmrl,mmrlpp --json rows.json
 
 Both compute the same loss and gradients (checked to 1e-4, and printed as errors) on a ViT-B/16 with random weights;
-time depends on shapes alone. The yardstick is `tests/support/naive.py` for MMRL and MMRL++, `tests/support/naive_clip.py` for the others:
+time depends on shapes alone. The yardstick is `examples/mmrl_plain.py` for MMRL and MMRL++, `tests/support/naive_clip.py` for the others:
 every pass whole, 77 (+ K) text tokens for every class at every step, `nn.MultiheadAttention` with a dense float mask,
-sequence first. A step is a method's own, forward, backward and AdamW.
+sequence first. A step is the method's own: forward, backward and AdamW.
 
 The two alternate, and `ratio` is that of their medians. `--plain` adds a third: fewclip's algebra on torch's own
-matrix products. A naive step that would not fit into memory is not run: its row says so, `naive_peak_mib_predicted` and,
-if smaller numbers of classes were measured in this run, `…_extrapolated` (a line through the two largest) stand apart
-from what was measured. On a CPU peak memory is that of a process of its own, all its pages counted.
-Needs torch, numpy, Pillow, safetensors and tokenizers, nothing else.
+matrix products. A naive step that would not fit into memory is not run, and its row reports that. What is predicted
+for it has fields of its own: `naive_peak_mib_predicted` and, if smaller numbers of classes were measured in this run,
+`…_extrapolated` (a line through the two largest). On a CPU, peak memory is measured in a separate process and counts all of its pages.
+Needs only torch, numpy, Pillow, safetensors and tokenizers.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def compare(options: Namespace, clip: CLIP, name: str, classes: int, batch: int,
     works["ours"] = ours
     naive = None
     if options.no_naive:
-        row["note"] = "ours alone"
+        row["note"] = "only ours"
     elif (needs := naive_mib(clip, name, classes, batch)) > options.max_gib * 1024 and device.type == "cpu":
         row["naive_peak_mib_predicted"] = round(needs)
         row["note"] = f"naive needs about {needs / 1024:.0f} GiB, {options.max_gib:.0f} allowed"

@@ -144,7 +144,7 @@ class Fit(Trial):
 
 class Bench(Trial):
     name = "bench"
-    variants = ("keeps no adapters", "keeps adapters")
+    variants = ("one process",)
 
     def begin(self, folder: Path, variant: str) -> None:
         super().begin(folder, variant)
@@ -152,8 +152,7 @@ class Bench(Trial):
 
     def work(self) -> int:
         settings = ["epochs=2", "batch_size=4", "rep_dim=8", "checkpoint_seconds=0"]
-        more = ["--keep-adapters"] if self.variant == "keeps adapters" else []
-        what = ["base-to-novel", "--methods", "zero-shot,mmrl", "--seeds", "1,2", "--shots", "4", *more]
+        what = ["base-to-novel", "--methods", "zero-shot,mmrl", "--seeds", "1,2", "--shots", "4"]
         where = ["--datasets", str(self.place.photos), "--backbone", str(self.place.backbone), "--out", str(self.out)]
         return main(["bench", *what, *where, "--device", "cpu", "--set", *settings])
 
@@ -171,12 +170,6 @@ class Bench(Trial):
         if rows.items() - self.expected.items():
             raise Wrong("a row is not that of an undisturbed run")
         self.rows = rows
-        for folder in self.out.glob("adapters/*"):
-            try:
-                load_adapter(folder)
-            except AdapterError as error:
-                if "no finished adapter" not in str(error):
-                    raise Wrong(f"a damaged adapter: {error}") from error
         if half_written(self.out):
             return HALF_WRITTEN
         if not rows:
@@ -184,7 +177,7 @@ class Bench(Trial):
         return "with all rows there" if len(rows) == len(self.expected) else "with some runs finished"
 
     def known(self) -> set[str]:
-        return {ROWS, *(FINISHED if self.variant == "keeps adapters" else ())}
+        return {ROWS}
 
 
 class Predict(Trial):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import golden_files
 import pytest
 import torch
 from browser import browser as browser
@@ -66,6 +67,11 @@ def pairs() -> list[tuple[Image.Image, str]]:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in golden_files.summary(terminalreporter.stats):
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture

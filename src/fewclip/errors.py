@@ -3,6 +3,9 @@
 The command line prints the sentence and exits with status 2; anything else is a bug of ours and keeps its traceback.
 """
 
+import sys
+from typing import Any
+
 LONGEST = 2000
 """Characters of a message."""
 
@@ -30,7 +33,7 @@ class BackboneError(FewclipError):
     """A backbone that can't be found, read or used."""
 
 
-class DataError(FewclipError):
+class DataError(FewclipError, ValueError):
     """Images, folders, labels or class names that can't be used."""
 
 
@@ -38,11 +41,11 @@ class TooLargeError(DataError):
     """An image of more pixels than are decoded."""
 
 
-class PromptError(FewclipError):
+class PromptError(FewclipError, ValueError):
     """A class name or template that makes no usable prompt."""
 
 
-class SettingsError(FewclipError):
+class SettingsError(FewclipError, ValueError):
     """An unknown method, or a setting out of its range."""
 
 
@@ -56,3 +59,16 @@ class OutputError(FewclipError):
 
 class TrainingError(FewclipError):
     """Training that can't continue, such as a loss that is not finite."""
+
+
+class NotFittedError(FewclipError, ValueError, AttributeError):
+    """A classifier that is asked before `fit`. Where scikit-learn is imported, it is also scikit-learn's own
+    `NotFittedError`; it is never imported for that."""
+
+    def __new__(cls, *args: Any) -> "NotFittedError":
+        theirs = getattr(sys.modules.get("sklearn.exceptions"), "NotFittedError", cls)
+        kind = cls if issubclass(cls, theirs) else type(cls.__name__, (cls, theirs), {"__module__": cls.__module__})
+        return super().__new__(kind, *args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NotFittedError, self.args

@@ -72,12 +72,13 @@ def test_probabilities_are_the_classifiers(backbone: CLIP, tmp_path: Path, metho
     assert about["trained"] == [name != "dark tram" for name in classifier.classes_]
 
 
-@pytest.mark.parametrize("method", ["mmrl", "zero-shot"])
+@pytest.mark.parametrize("method", ["mmrl", "zero-shot", "coop"])
 def test_towers_take_classes_at_run_time(backbone: CLIP, tmp_path: Path, method: str) -> None:
     classifier = fitted(backbone, method)
     export(classifier.adapter_, tmp_path / "m.onnx", dynamic_batch=True, pixels="normalised", parts=True)
+    about = json.loads((tmp_path / "m.json").read_text())
     names = ["a tram", "red", "green", "a zebra with a very long name", "blue"]
-    features = run(tmp_path / "m-text.onnx", tokens=_tokens(classifier.adapter_, names).numpy())
+    features = run(tmp_path / "m-text.onnx", tokens=_tokens(classifier.adapter_, about["template"], names).numpy())
     pictures, pixels = images(classifier)
     seen = np.array([name in COLOURS for name in names])
     found = run(tmp_path / "m-image.onnx", pixels=pixels, classes=features, seen=seen)
@@ -85,7 +86,9 @@ def test_towers_take_classes_at_run_time(backbone: CLIP, tmp_path: Path, method:
     from tokenizers import Tokenizer
 
     ids = Tokenizer.from_file(str(tmp_path / "m-tokenizer.json")).encode("a photo of a tram.").ids
-    assert [i for i in _tokens(classifier.adapter_, ["tram"])[0].tolist() if i][1:-1] == [i for i in ids if i < 49406]
+    assert [i for i in _tokens(classifier.adapter_, "a photo of a {}.", ["tram"])[0].tolist() if i][1:-1] == [
+        i for i in ids if i < 49406
+    ]
 
 
 def test_half_precision(backbone: CLIP, tmp_path: Path) -> None:
@@ -128,7 +131,7 @@ def test_mistakes(backbone: CLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             export(classifier.adapter_, tmp_path / "m.onnx")
     with monkeypatch.context() as patch:
         patch.setattr(classifier, "candidates", lambda: ([torch.zeros(4, 16)], torch.ones(4, dtype=torch.bool)))
-        with pytest.raises(ExportError, match="can't part"):
+        with pytest.raises(ExportError, match="can't be exported as parts"):
             export(classifier.adapter_, tmp_path / "m.onnx", parts=True)
 
     def by_value(images: torch.Tensor, classes: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:

@@ -17,13 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tiny_sets import write_set
 
 from fewclip.bench.executors import Local, Ray
 from fewclip.bench.rows import MEASURED, ROWS, Row, append_rows, read_rows
 from fewclip.bench.run import Run, Where
 from fewclip.bench.sweep import Finish, Sweep, execute, sweep
+from fewclip.classifier import FewShotClassifier
 from fewclip.cli import main
+from fewclip.data.read import read_data
 from fewclip.errors import DataError, OutputError
 
 SETTINGS = {"epochs": 3, "batch_size": 2, "rep_dim": 8, "checkpoint_seconds": 0.0}
@@ -56,11 +60,11 @@ def found(rows: list[Row]) -> dict[tuple[str, int], dict[str, Any]]:
 # Rows
 
 
-def some(run: str, *parts: int, rows: int = 2, status: str = "done", value: int = 0) -> list[Row]:
+def some(run: str, *parts: int, rows: int = 2, status: str = "done", value: int = 0) -> list[dict[str, Any]]:
     return [{"run": run, "row": part, "rows": rows, "status": status, "value": value} for part in parts]
 
 
-def write(path: Path, rows: list[Row], end: str = "") -> Path:
+def write(path: Path, rows: list[dict[str, Any]], end: str = "") -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + end)
     return path
 
@@ -91,7 +95,7 @@ def test_a_broken_line_in_the_middle_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / ROWS, some("a", 1, 2), end="nonsense\n")
     with path.open("a") as file:
         file.write(json.dumps(some("b", 1)[0]) + "\n")
-    with pytest.raises(DataError, match=r"Line 3 of .* is no result row"):
+    with pytest.raises(DataError, match=r"Line 3 of .* is not a result row"):
         read_rows(path)
 
 
@@ -100,11 +104,22 @@ def test_no_results(tmp_path: Path) -> None:
         read_rows(tmp_path)
 
 
+def test_rows_of_other_versions_are_read(tmp_path: Path) -> None:
+    """Older rows lack fields, newer ones have more: each is kept as it is."""
+    old = some("a", 1, 2)
+    new = [{**row, "carbon_grams": 3.5} for row in some("b", 1, 2)]
+    path = write(tmp_path / ROWS, [*old, *new])
+    append_rows(path, some("c", 1, rows=1))
+    assert read_rows(path) == [*old, *new, *some("c", 1, rows=1)]
+    committed = Path(__file__).parents[2] / "docs" / "results" / "all-methods" / "icons" / "rows.jsonl"
+    assert {row["status"] for row in read_rows(committed)} == {"done"}
+
+
 FULL_DISK = """
 import json, resource, sys
 from pathlib import Path
 from fewclip.errors import OutputError
-from fewclip.rows import append_rows
+from fewclip.bench.rows import append_rows
 path = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 40, resource.RLIM_INFINITY))
 try:
@@ -142,6 +157,70 @@ def test_finished_runs_are_not_repeated(photos: Path, backbone_file: Path, tmp_p
     assert len(rows) == 8
     assert rows[: len(first)] == first
     assert not list((tmp_path / "out" / "unfinished").glob("*"))
+
+
+def unfinished(run: Run, backbone: Path, where: Where, **changed: Any) -> Path:
+    """The checkpoint that a run of that name would leave if some of its settings were others."""
+    path = where.checkpoint(run)
+    other = FewShotClassifier(
+        run.method,
+        str(backbone),
+        shots=run.shots,
+        **{"seed": run.seed, **run.settings, "checkpoint_seconds": 0.0, **changed},
+    )
+    data = read_data(run.source)
+    other.fit(data.only(data.halves()[0]), checkpoint=path)
+    assert path.exists()
+    return path
+
+
+def test_a_checkpoint_of_other_settings_is_trained_anew_and_said(
+    photos: Path, backbone_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after an upgrade that changes a default, or a change in the folder."""
+    runs = plan(photos, backbone_file, methods=("mmrl",))
+    expected = sweep(runs, Where(out=str(tmp_path / "calm")), here)
+    where = Where(out=str(tmp_path / "out"))
+    unfinished(runs[0], backbone_file, where, epochs=2)
+    capsys.readouterr()
+    rows = sweep(runs, where, here, quiet=True)
+    assert found(rows) == found(expected)
+    note = "trained from the start, because its checkpoint is of an unfinished run with another training settings"
+    assert [row["note"] for row in rows] == [note, note, None, None]
+    assert capsys.readouterr().err == f"{runs[0].name}: {note}.\n"
+    assert not list(Path(where.out, "unfinished").iterdir())
+
+
+@pytest.mark.parametrize("damage", ["nonsense", "empty", "no tensors", "other tensors"])
+def test_a_damaged_checkpoint_is_trained_anew(damage: str, photos: Path, backbone_file: Path, tmp_path: Path) -> None:
+    runs = plan(photos, backbone_file, methods=("mmrl",), seeds=(1,))
+    expected = sweep(runs, Where(out=str(tmp_path / "calm")), here)
+    where = Where(out=str(tmp_path / "out"))
+    path = unfinished(runs[0], backbone_file, where)
+    with safe_open(path, framework="pt") as file:
+        meta, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    path.unlink()
+    if damage in ("nonsense", "empty"):
+        path.write_bytes(b"nonsense" if damage == "nonsense" else b"")
+    elif damage == "no tensors":
+        save_file({"x": next(iter(tensors.values()))}, path, {})
+    else:  # of a version that kept one tensor under another shape
+        name = next(name for name in tensors if name.startswith("method."))
+        save_file(tensors | {name: tensors[name][:1].clone()}, path, meta)
+    rows = sweep(runs, where, here, quiet=True)
+    assert found(rows) == found(expected)
+    assert all(str(row["note"]).startswith("trained from the start") for row in rows)
+
+
+def test_a_checkpoint_that_can_be_used_is_resumed_without_a_note(
+    photos: Path, backbone_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = plan(photos, backbone_file, methods=("mmrl",), seeds=(1,))
+    where = Where(out=str(tmp_path / "out"))
+    unfinished(runs[0], backbone_file, where)
+    rows = sweep(runs, where, here, quiet=True)
+    assert {row["note"] for row in rows} == {None}
+    assert capsys.readouterr().err == ""
 
 
 def test_a_failed_run_leaves_the_others_and_is_tried_again(photos: Path, backbone_file: Path, tmp_path: Path) -> None:
@@ -248,7 +327,7 @@ def test_a_run_whose_workers_die_again_and_again_fails_alone(photos: Path, backb
     killer.join()
     status = {row["method"]: row["status"] for row in rows}
     assert status == {"mmrl": "failed", "zero-shot": "done"}
-    assert "its process died 2 times" in next(row["error"] for row in rows if row["method"] == "mmrl")
+    assert "its process died 2 times" in next(str(row["error"]) for row in rows if row["method"] == "mmrl")
 
 
 def test_killed_at_random_and_resumed_gives_the_same_rows(photos: Path, backbone_file: Path, tmp_path: Path) -> None:
@@ -378,7 +457,7 @@ def test_an_image_that_can_not_be_read_fails_its_run_alone(photos: Path, backbon
     rows = sweep(runs, Where(out=str(tmp_path / "out")), here)
     status = {row["source"]: row["status"] for row in rows}
     assert status == {str(broken): "failed", str(photos): "done"}
-    assert "3.png" in next(row["error"] for row in rows if row["status"] == "failed")
+    assert "3.png" in next(str(row["error"]) for row in rows if row["status"] == "failed")
 
 
 def test_status_1_and_the_reason_when_a_run_fails(

@@ -159,7 +159,7 @@ def test_mistakes_of_fit(tmp_path: Path, photos: Path, backbone_file: Path, caps
     one = tmp_path / "one"
     (one / "red").mkdir(parents=True)
     Image.new("RGB", (4, 4)).save(one / "red" / "a.png")
-    mistake(["fit", str(one), *out], capsys, "the single class 'red'", "at least two")
+    mistake(["fit", str(one), *out], capsys, "only one class, 'red'", "at least two")
     mistake(["fit", str(photos), *out, "--shots", "9"], capsys, "has 8 training images, but 9 shots", "at most 8")
     mistake(["fit", str(photos), *out, "--template", "no place"], capsys, "should hold {} once")
     mistake(["fit", str(photos), *out, "--template", "a " * 40 + "{}"], capsys, "tokens", "32")

@@ -225,7 +225,7 @@ def test_a_sweep_goes_on_with_no_row_lost_or_doubled(fault: str, tmp_path: Path,
             finish(run, execute(run, where))
 
     def do(out: Path) -> list[Row]:
-        return sweep(runs, Where(out=str(out), keep_adapters=True), here, quiet=True)
+        return sweep(runs, Where(out=str(out)), here, quiet=True)
 
     expected = found(do(tmp_path / "calm"))
     whole = {json.dumps(row, sort_keys=True) for row in expected}

@@ -269,7 +269,7 @@ def test_a_hub_that_cannot_be_reached(hub_home: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def publish(hub: Hub, folder: Path, name: str = "some/repo", **kind: bool) -> Repo:
+def publish(hub: Hub, folder: Path, name: str = "some/repo", **kind: Any) -> Repo:
     """A repository with the files of a folder, and others that are not for us."""
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     hub.repos[name] = Repo(**kind)

@@ -34,7 +34,7 @@ def test_prefix_and_stem_are_exact(classes: int, shared: int, seed: int, layer: 
     expected = plain_text(ids)
     torch.testing.assert_close(clip.text_features(clip.text_stem(prompts, min(layer, 4))), expected)
     torch.testing.assert_close(clip.encode_text(ids), expected)
-    short = Prompts.from_tokens(ids, longest_prefix=1)
+    short = Prompts.from_tokens(ids).until(1)
     assert short.prefix == 1
     torch.testing.assert_close(clip.text_features(clip.text_stem(short, layer=2)), expected)
 

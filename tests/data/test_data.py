@@ -61,7 +61,7 @@ def test_folder_mistakes(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No images were given"):
         read_data([])
     with pytest.raises(DataError, match="Expected pairs"):
-        read_data([("a.png", 3)])  # type: ignore[list-item]
+        read_data([("a.png", 3)])
 
 
 def test_only_and_halves() -> None:
@@ -86,7 +86,7 @@ def test_few_shot_takes_all_of_a_small_class() -> None:
     assert sorted(picks) == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.skipif(not (PICKS.exists() and SPLIT.exists()), reason="shared/ is absent")
+@pytest.mark.skipif(not (PICKS.exists() and SPLIT.exists()), reason=f"the split files of data sets are not in {SHARED}")
 @pytest.mark.parametrize("shots", [1, 2, 4, 8, 16])
 def test_picks_are_the_published_ones(shots: int) -> None:
     train = json.loads(SPLIT.read_text())["train"]

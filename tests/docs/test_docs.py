@@ -1,4 +1,9 @@
-"""Every block of README.md and docs/ that a reader would run is run, or says why not; docs/methods.md names every method."""
+"""Every block of README.md and docs/ that a reader would run is run, or says why not; docs/methods.md names every method.
+
+Not everything runs as it is printed. `tests/support/document_table.py` replaces what would take hours or needs a network, and
+commands in its `PARSED` are only read; `tests/support/document_shell.py` checks `pip`, `make`, `pytest` and the scripts of
+benchmarks/ without running them.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,7 @@ from typing import Any
 import pytest
 from document_shell import Shell, lines, parse_only
 from document_table import EVERYWHERE, EXTRA, PAGES, PARSED, Page
-from documents import COMMAND, ROOT, Block, blocks, pages
+from documents import COMMAND, FENCE, ROOT, Block, blocks, pages
 from pictures import picture
 
 from fewclip import FewShotClassifier
@@ -109,6 +114,20 @@ def test_a_wrong_option_is_seen_where_nothing_runs(
     with pytest.raises(SystemExit):
         parse_only(line, Shell(folder, {}, {}))
     assert words in capsys.readouterr().err
+
+
+def test_commands_in_the_sentences_of_readme(tmp_path: Path) -> None:
+    """Those in tables and sentences are not run, but they have these options, tests and targets."""
+    text = FENCE.sub("", (ROOT / "README.md").read_text(encoding="utf-8"))
+    commands = [code for code in re.findall(r"`((?:fewclip|pytest|make) [^`]+)`", text) if "…" not in code]
+    assert len(commands) >= 12
+    shell = Shell(tmp_path, EXTRA, {}, ("predict", "serve", "export", "push", "fit"))
+    for command in commands:
+        if command.endswith(" --help"):
+            with pytest.raises(SystemExit, match="0"):
+                shell.run(command)
+        else:
+            shell.run(command)
 
 
 def test_a_new_method_in_one_file(backbone: CLIP, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

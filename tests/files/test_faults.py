@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fewclip.adapters.config import AdapterConfig, TrainingSummary
 from fewclip.adapters.disk import CARD, CONFIG, WEIGHTS, load_adapter, save_adapter
-from fewclip.bench.rows import ROWS, Row, append_rows, read_rows
+from fewclip.bench.rows import ROWS, append_rows, read_rows
 from fewclip.data.sheet import Sample, sheet
 from fewclip.errors import AdapterError, OutputError
 from fewclip.files.lock import only_writer
@@ -240,9 +240,7 @@ def test_a_save_waits_for_another_writer_and_then_gives_up(tmp_path: Path, monke
         thread = threading.Thread(target=other)
         thread.start()
         thread.join()
-    assert said == [
-        f"Another process is writing to {tmp_path / 'a'}: wait until it has ended, or give another output folder."
-    ]
+    assert said == [f"Another process is writing to {tmp_path / 'a'}: wait until it has ended, or give another output."]
     assert saved(tmp_path / "a") == 2
 
 
@@ -255,7 +253,7 @@ def test_a_save_below_a_file_is_refused(tmp_path: Path) -> None:
 # Rows
 
 
-def some(run: str, rows: int = 2) -> list[Row]:
+def some(run: str, rows: int = 2) -> list[dict[str, Any]]:
     return [{"run": run, "row": i, "rows": rows, "status": "done", "text": "ü" * 9} for i in range(1, rows + 1)]
 
 

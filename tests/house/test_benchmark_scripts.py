@@ -95,6 +95,7 @@ def test_the_table_says_what_was_not_measured(tmp_path: Path) -> None:
     assert table["CPU step, 400 classes, batch 8"]["reached"] == "yes"
     assert table["CPU step, 50 classes, batch 4"]["reached"] == "-"
     assert "extrapolated" in table["CPU step, 1000 classes, batch 32"]["got"]
+    assert table["CPU step, 1000 classes, batch 32"]["reached"] == "-"
     assert table["step time, 500 to 1000 classes, batch 32"] == {
         "measure": "step time, 500 to 1000 classes, batch 32",
         "at least": "< +20 %",

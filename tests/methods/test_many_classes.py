@@ -11,19 +11,20 @@ from every_method import SMALL, STEPS
 from hypothesis import given
 from hypothesis import strategies as st
 from small import random_tokens, small_clip
+from texts import TokenTexts
 from torch import Tensor
 
 from fewclip.clip import groups, image_tower, kernels
 from fewclip.clip.prompts import Prompts
 from fewclip.clip.tokenizer import Tokenizer
 from fewclip.methods import METHODS, make_settings
-from fewclip.methods.classes import prompts_for
+from fewclip.methods.classes import ClassTexts
 from fewclip.methods.mmrl import MMRL
 
 
 def step(method: MMRL, classes: int, batch: int = 3) -> list[Tensor]:
     """The loss and its gradients for random prompts and images."""
-    method.prepare(Prompts.from_tokens(random_tokens(classes, 2, 0)))
+    method.prepare(TokenTexts(random_tokens(classes, 2, 0)))
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(batch, 3, 16, 16, generator=generator)
     labels = torch.randint(classes, (batch,), generator=generator)
@@ -77,8 +78,8 @@ def test_every_method_trains_in_groups(name: str, settings: dict[str, Any], monk
 
     def found() -> list[Tensor | None]:
         torch.manual_seed(0)
-        method = METHODS[name](clip, make_settings(name, SMALL.get(name, {}) | settings)).train()
-        method.prepare(prompts_for(method, names, "a photo of a {}."))
+        method = METHODS[name](clip, make_settings(name, SMALL.get(name, {}) | settings), len(names)).train()
+        method.prepare(ClassTexts(names, "a photo of a {}.", clip.tokenizer))
         loss = method.loss(images, labels)["loss"]
         return [loss, *torch.autograd.grad(loss, list(method.parameters()), allow_unused=True)]
 
@@ -125,8 +126,9 @@ def test_ten_thousand_classes_in_bounded_memory(monkeypatch: pytest.MonkeyPatch)
 def test_a_thousand_classes_in_bounded_memory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = small_clip(vocab_size=49408, context_length=77)
     clip.tokenizer = Tokenizer.clip()
+    texts = ClassTexts([f"dog {i}" if i % 3 else f"a cat of kind {i}" for i in range(1000)], "a {}.", clip.tokenizer)
     method = METHODS[name](clip, make_settings(name, SMALL.get(name, {}))).train()
-    method.prepare(prompts_for(method, [f"dog {i}" if i % 3 else f"a cat of kind {i}" for i in range(1000)], "a {}."))
+    method.prepare(texts)
     images, labels = torch.randn(2, 3, 16, 16), torch.tensor([3, 900])
 
     def work() -> list[Tensor]:
@@ -136,7 +138,7 @@ def test_a_thousand_classes_in_bounded_memory(name: str, monkeypatch: pytest.Mon
     whole = kept(work)
     monkeypatch.setattr(groups, "_memory", lambda device: whole)
     monkeypatch.setattr(groups, "GROUP_TOKENS", {"cpu": 256})
-    method.prepare(prompts_for(method, [f"dog {i}" if i % 3 else f"a cat of kind {i}" for i in range(1000)], "a {}."))
+    method.prepare(texts)
     assert kept(work) < whole / 2
 
 

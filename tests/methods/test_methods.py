@@ -17,13 +17,13 @@ from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
 from fewclip.errors import DataError, SettingsError, TrainingError
 from fewclip.methods import METHODS, find, make_settings
-from fewclip.methods.classes import prompts_for
+from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import Slots
 from fewclip.methods.plot import PLOT
 from fewclip.methods.proda import ProDA, ProDASettings
 from fewclip.training.checkpoint import Checkpoint
 from fewclip.training.loop import BatchStep
-from fewclip.training.settings import TrainSettings, published_training
+from fewclip.training.settings import TrainSettings, published_training, split_settings
 
 Pairs = list[tuple[Image.Image, str]]
 SMALL: dict[str, dict[str, Any]] = {
@@ -175,7 +175,7 @@ def test_accumulation_takes_the_same_steps_or_is_refused(backbone: CLIP, pairs: 
 
 def test_published_training_stands_where_the_user_says_nothing(backbone: CLIP) -> None:
     def settings(name: str, **given: Any) -> TrainSettings:
-        return FewShotClassifier(name, backbone, **given).split_settings()[0]
+        return split_settings(name, given)[0]
 
     assert settings("mmrl") == TrainSettings()
     coop = settings("coop")
@@ -263,14 +263,14 @@ def test_a_diverging_run_says_so(backbone: CLIP, pairs: Pairs) -> None:
 
 @pytest.mark.parametrize(("template", "words"), [("a texture of {}.", 3), ("{}", 0), ("so " * 20 + "{}", 16)])
 def test_prograd_starts_from_the_template_of_its_prompts(backbone: CLIP, template: str, words: int) -> None:
-    prompts = prompts_for(find("prograd")(backbone), ["cat", "red dog"], template)
+    texts = ClassTexts(["cat", "red dog"], template, backbone.tokenizer)
     method = find("prograd")(backbone)
-    method.prepare(prompts)  # of prompts alone: nothing that another method or call left behind
+    method.prepare(texts)
     context = method.get_parameter("context")
     assert context[16 - words :].ne(0).any(1).all()
     assert context[: 16 - words].eq(0).all() == bool(words) or words == 16
     if words == 3:
-        torch.testing.assert_close(context[13:], backbone.token_embedding(prompts.templates[0].tokens[0, 1:4]))
+        torch.testing.assert_close(context[13:], backbone.token_embedding(texts.prompts(template).tokens[0, 1:4]))
 
 
 def test_proda_uses_the_whole_pool_before_it_draws_anew() -> None:
@@ -300,9 +300,9 @@ def test_slots_against_prompts_put_together_by_hand(position: Any, own: bool, co
     clip, count, classes = small_clip(), 3, 4
     tokens = random_tokens(classes, count, 0)
     names = tokens.argmax(1) - 1 - count - 1  # between the context and the common id before EOT
-    prompts = Prompts.from_tokens(tokens, names=names)
+    prompts = Prompts.from_tokens(tokens)
     context = torch.randn(*copies, *([classes] if own else []), count, clip.config.text_width)
-    features = clip.text_features(Slots(clip, prompts, count, position, own).fill(context))
+    features = clip.text_features(Slots(clip, prompts, count, position, own, names=names).fill(context))
     assert features.shape == (*copies, classes, clip.config.embed_dim)
     words = clip.token_embedding(tokens)
     for copy in np.ndindex(*copies):

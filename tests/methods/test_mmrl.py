@@ -1,4 +1,4 @@
-"""MMRL and MMRL++ against the naive oracle, their parameter counts, and what their settings refuse."""
+"""MMRL and MMRL++ against examples/mmrl_plain.py, their parameter counts, and what their settings refuse."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive import NaiveMMRL
+from mmrl_plain import PlainMMRL
 from small import VIT_B16, random_tokens, small_clip
+from texts import TokenTexts
 
 from fewclip.clip.model import CLIP
-from fewclip.clip.prompts import Prompts
 from fewclip.errors import SettingsError
 from fewclip.methods import METHODS, make_settings
 from fewclip.methods.mmrl import MMRL, Aligner, MMRLSettings
@@ -70,9 +70,9 @@ def test_agrees_with_the_equations(case: dict[str, Any]) -> None:
     images = torch.randn(case["batch"], 3, 16, 16, dtype=torch.float64)
     labels = torch.randint(case["classes"], (case["batch"],))
 
-    prompts = Prompts.from_tokens(ids)
-    method.prepare(prompts)
-    naive = NaiveMMRL(clip, method, ids)
+    texts = TokenTexts(ids)
+    method.prepare(texts)
+    plain = PlainMMRL(clip, method, ids)
     parameters = list(method.parameters())
 
     def gradients(loss: torch.Tensor) -> torch.Tensor:
@@ -81,17 +81,17 @@ def test_agrees_with_the_equations(case: dict[str, Any]) -> None:
             [(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(parameters, found, strict=True)]
         )
 
-    ours, theirs = method.loss(images, labels)["loss"], naive.loss(images, labels)
+    ours, theirs = method.loss(images, labels)["loss"], plain.loss(images, labels)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-8)
     g, h = gradients(ours), gradients(theirs)
     assert (g - h).norm() <= 1e-5 * max(1e-3, float(h.norm()))
 
     with torch.no_grad():
-        encoded = method.encode_classes(prompts)
+        encoded = method.encode_classes(texts)
         for known in (True, False):
             seen = torch.full((case["classes"],), known)
             ours = method.scores(images, encoded, seen).softmax(-1)
-            torch.testing.assert_close(ours, naive.probabilities(images, known), rtol=1e-5, atol=1e-8)
+            torch.testing.assert_close(ours, plain.probabilities(images, known), rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("fusion", ["logits", "probabilities"])
@@ -99,7 +99,7 @@ def test_known_and_new_classes_in_one_distribution(fusion: Literal["logits", "pr
     """Known ones share what the class feature gives them together, in the proportions that both features give."""
     clip = small_clip()
     method = MMRL(clip, MMRLSettings(rep_dim=8, fusion=fusion))
-    encoded = method.encode_classes(Prompts.from_tokens(random_tokens(4, 2, 0)))
+    encoded = method.encode_classes(TokenTexts(random_tokens(4, 2, 0)))
     images = torch.randn(2, 3, 16, 16)
     seen = torch.tensor([True, False, True, False])
     known, new = [0, 2], [1, 3]
@@ -116,7 +116,7 @@ def test_a_shift_of_the_representation_logits_favours_no_kind_of_class() -> None
     """Training can't tell ℓ_r from ℓ_r + constant, so what is said about new classes must not depend on it either."""
     clip = small_clip()
     method = MMRL(clip, MMRLSettings(rep_dim=8))
-    encoded = method.encode_classes(Prompts.from_tokens(random_tokens(4, 2, 0)))
+    encoded = method.encode_classes(TokenTexts(random_tokens(4, 2, 0)))
     images, seen = torch.randn(2, 3, 16, 16), torch.tensor([True, False, True, False])
     before = method.scores(images, encoded, seen).softmax(-1)
     fuse = method._fuse
@@ -127,7 +127,7 @@ def test_a_shift_of_the_representation_logits_favours_no_kind_of_class() -> None
 def test_known_and_new_logits_side_by_side() -> None:
     clip = small_clip()
     method = MMRL(clip, MMRLSettings(rep_dim=8, mixed_scores="raw"))
-    encoded = method.encode_classes(Prompts.from_tokens(random_tokens(4, 2, 0)))
+    encoded = method.encode_classes(TokenTexts(random_tokens(4, 2, 0)))
     images = torch.randn(2, 3, 16, 16)
     every = torch.ones(4, dtype=torch.bool)
     fused, by_class = method.scores(images, encoded, every), method.scores(images, encoded, ~every)
@@ -169,7 +169,7 @@ def test_starts_as_published() -> None:
 def test_only_the_method_trains() -> None:
     clip = small_clip()
     method = MMRL(clip, MMRLSettings(rep_dim=8))
-    method.prepare(Prompts.from_tokens(random_tokens(3, 2, 0)))
+    method.prepare(TokenTexts(random_tokens(3, 2, 0)))
     method.loss(torch.randn(2, 3, 16, 16), torch.tensor([0, 2]))["loss"].backward()
     assert all(p.grad is None for p in clip.parameters())
     assert all(p.grad is not None for p in method.parameters())

@@ -15,7 +15,7 @@ from torch import Tensor
 from fewclip.clip.model import CLIP
 from fewclip.clip.tokenizer import Tokenizer
 from fewclip.methods import METHODS, make_settings
-from fewclip.methods.classes import prompts_for
+from fewclip.methods.classes import ClassTexts
 
 
 @pytest.mark.parametrize(("name", "settings"), STEPS, ids=str)
@@ -25,9 +25,9 @@ def test_published_arithmetic_gives_the_same(name: str, settings: dict[str, Any]
     if name == "clip-lora":
         settings = {"dropout": 1e-9}  # shares no prefix, and drops nothing
     torch.manual_seed(0)
-    method = METHODS[name](clip, make_settings(name, SMALL.get(name, {}) | settings)).train()
+    texts = ClassTexts(["cat", "a small brown dog", "tree", "red car"], "a photo of a {}.", clip.tokenizer)
+    method = METHODS[name](clip, make_settings(name, SMALL.get(name, {}) | settings), len(texts)).train()
     images, labels = torch.randn(3, 3, 16, 16), torch.tensor([1, 3, 0])
-    prompts = prompts_for(method, ["cat", "a small brown dog", "tree", "red car"], "a photo of a {}.")
     if name == "clip-lora":
         for p in method.parameters():
             p.data.normal_(std=0.1)
@@ -36,7 +36,7 @@ def test_published_arithmetic_gives_the_same(name: str, settings: dict[str, Any]
         twin = copy.copy(method)
         object.__setattr__(twin, "clip", clip)
         torch.manual_seed(1)
-        twin.prepare(prompts)
+        twin.prepare(texts)
         loss = twin.loss(images, labels)["loss"]
         return [loss, *torch.autograd.grad(loss, list(twin.parameters()), allow_unused=True)]
 

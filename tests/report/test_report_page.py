@@ -18,12 +18,13 @@ from fewclip.report.build import build
 
 pytest.importorskip("jinja2", reason="the extra report is not installed")
 pytest.importorskip("matplotlib", reason="the extra report is not installed")
+from fewclip.bench.rows import Row
 from fewclip.cli import main
 from fewclip.report.html import page
 
 
 @pytest.fixture(scope="module")
-def rows() -> list[dict[str, Any]]:
+def rows() -> list[Row]:
     """Everything, and a data set whose images are at hand."""
     test = read_data("icons", "test")
     examples = [
@@ -34,7 +35,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def html(rows: list[dict[str, Any]]) -> str:
+def html(rows: list[Row]) -> str:
     return page(build(rows, f"Title {HOSTILE}"))
 
 

@@ -104,9 +104,9 @@ def test_mistakes_are_one_sentence(tmp_path: Path, capsys: Capture) -> None:
     assert "add -o report.html" in mistake(capsys, place, "--format", "html")
     assert "Could not write" in mistake(capsys, place, "-o", place / "r.md")
     (tmp_path / "bad.jsonl").write_text("nonsense\n")
-    bent = write(tmp_path / "bent.jsonl", [{**row(), "seed": None, "dataset": 3}])
+    bent = write(tmp_path / "bent.jsonl", [{**dict(row()), "seed": None, "dataset": 3}])
     assert "has no usable dataset, seed" in mistake(capsys, bent)
-    assert "is no result row" in mistake(capsys, tmp_path / "bad.jsonl")
+    assert "is not a result row" in mistake(capsys, tmp_path / "bad.jsonl")
 
 
 @pytest.mark.parametrize("missing", ["jinja2", "matplotlib"])

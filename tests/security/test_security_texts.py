@@ -237,8 +237,8 @@ def test_names_that_no_file_can_have(name: str) -> None:
     ("change", "says"),
     [
         ({"rows": 10**12}, "no run has finished"),
-        ({"rows": "1"}, "is no result row"),
-        ({"run": ["a"]}, "is no result row"),
+        ({"rows": "1"}, "is not a result row"),
+        ({"run": ["a"]}, "is not a result row"),
         ({"seed": 10**400}, "has no usable seed"),
         ({"shots": -1}, "has no usable shots"),
         ({"accuracy": 1e12}, "has no usable accuracy"),
@@ -249,7 +249,7 @@ def test_names_that_no_file_can_have(name: str) -> None:
     ],
 )
 def test_rows_that_lie(change: dict[str, Any], says: str, tmp_path: Path) -> None:
-    write(tmp_path / "rows.jsonl", [row(**change)] if "run" not in change else [row() | change])
+    write(tmp_path / "rows.jsonl", [row(**change)] if "run" not in change else [{**dict(row()), **change}])
     if "run" in change:
         (tmp_path / "rows.jsonl").write_text((tmp_path / "rows.jsonl").read_text() + "\n\n")
 
@@ -262,7 +262,7 @@ def test_rows_that_lie(change: dict[str, Any], says: str, tmp_path: Path) -> Non
 
 def test_a_deep_row_is_no_row(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("[" * 200_000 + "\n" + json.dumps(row()) + "\n")
-    with pytest.raises(DataError, match="Line 1 of .* is no result row"):
+    with pytest.raises(DataError, match="Line 1 of .* is not a result row"):
         read_rows(tmp_path)
 
 

@@ -19,8 +19,10 @@ from PIL import Image
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 pytest.importorskip("python_multipart", reason="the extra serve is not installed")
+pytest.importorskip("prometheus_client", reason="the extra serve is not installed")
 from fastapi.testclient import TestClient
 from pictures import COLOURS, picture
+from prometheus_client.parser import text_string_to_metric_families
 from serving import SECRET, base64_of, encoded, fitted, png
 
 from fewclip import FewShotClassifier
@@ -102,9 +104,27 @@ def test_added_classes_stay(client: TestClient, classifier: FewShotClassifier) -
     assert kinds == {"blue": "trained", "green": "trained", "red": "trained", "tram": "added"}
 
 
-def test_a_method_without_new_classes_says_so(classifier: FewShotClassifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(type(classifier.adapter_.method), "new_classes", "")
-    with TestClient(create_app(classifier.adapter_)) as client:
+def test_classes_are_encoded_once(
+    client: TestClient, classifier: FewShotClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[int] = []
+    inner = classifier.adapter_.method.encode_classes
+
+    def count(prompts: Any) -> Any:
+        encoded.append(1)
+        return inner(prompts)
+
+    monkeypatch.setattr(classifier.adapter_.method, "encode_classes", count)
+    for names in (["red", "tram"], ["blue", "tram"], ["red", "tram"], ["blue", "tram"]):
+        assert client.post("/predict", files=files(png()), data={"classes": names}).status_code == 200
+    assert len(encoded) == 2
+
+
+@pytest.mark.parametrize(("method", "settings"), [("coop", {"class_specific": True}), ("linear-probe", {})])
+def test_a_method_without_new_classes_says_so(backbone_file: Any, method: str, settings: dict[str, Any]) -> None:
+    """Whether it takes any depends on its settings, too: class-specific contexts are those of the trained classes."""
+    adapter = fitted(CLIP.from_pretrained(str(backbone_file)), method, epochs=1, **settings).adapter_
+    with TestClient(create_app(adapter)) as client:
         assert client.get("/classes").json()["takes_new"] is False
         for answer in (
             client.post("/classes", json={"classes": ["tram"]}),
@@ -119,11 +139,13 @@ def test_health_metrics_and_pages(client: TestClient) -> None:
     client.get("/nothing/here")
     assert client.get("/healthz").json() == {"status": "ok"}
     text = client.get("/metrics").text
-    assert 'fewclip_requests_total{path="/predict",status="200"} 1' in text
-    assert 'fewclip_requests_total{path="other",status="404"} 1' in text
-    assert "fewclip_images_total 2" in text
-    assert "fewclip_images_held 0" in text
-    assert "fewclip_batch_images_count" in text
+    samples = {s.name: s for family in text_string_to_metric_families(text) for s in family.samples}
+    assert 'fewclip_requests_total{path="/predict",status="200"} 1.0' in text
+    assert 'fewclip_requests_total{path="other",status="404"} 1.0' in text
+    values = {"images_total": 2, "images_held": 0, "classes": 3, "images_refused_total": 0, "batch_images_sum": 2}
+    assert {name: samples[f"fewclip_{name}"].value for name in values} == values
+    with TestClient(create_app(client.app.state.server.model.adapter)) as other:  # type: ignore[attr-defined]
+        assert "fewclip_images_total 0.0" in other.get("/metrics").text, "an application counts only its own"
     for path in ("/", "/docs"):
         page = client.get(path)
         assert page.status_code == 200
@@ -241,6 +263,7 @@ def test_wrong_classes(client: TestClient) -> None:
 
 def test_the_token(classifier: FewShotClassifier) -> None:
     with TestClient(create_app(classifier.adapter_, token=SECRET)) as client:
+        assert client.get("/nothing").status_code == 404
         for path in ("/", "/page.css", "/page.js", "/docs", "/healthz", "/openapi.json"):
             assert client.get(path).status_code == 200
         for header in ("", "Bearer", f"Bearer {SECRET}x", f"Basic {SECRET}", SECRET, "Bearer \u00fc"):
@@ -249,7 +272,13 @@ def test_the_token(classifier: FewShotClassifier) -> None:
                 assert answer.status_code == 401
                 assert answer.headers["www-authenticate"] == "Bearer"
         assert client.get("/classes", headers={"authorization": f"Bearer {SECRET}"}).status_code == 200
-        assert client.get("/openapi.json").json()["paths"]["/predict"]["post"]["security"] == [{"token": []}]
+        document = client.get("/openapi.json").json()
+        assert document["components"]["securitySchemes"]["token"] == {"type": "http", "scheme": "bearer"}
+        for path, operations in document["paths"].items():
+            for operation in operations.values():
+                assert operation.get("security") == (None if path == "/healthz" else [{"token": []}]), path
+    with TestClient(create_app(classifier.adapter_)) as client:
+        assert "security" not in client.get("/openapi.json").json()["paths"]["/predict"]["post"]
 
 
 # ---- many at one time
@@ -271,8 +300,8 @@ def test_many_clients_lose_nothing(classifier: FewShotClassifier) -> None:
 
     with TestClient(app) as client, ThreadPoolExecutor(16) as pool:
         assert max(pool.map(partial(ask, client), range(160))) < 1e-5
-        metrics = app.state.server.metrics
-    assert metrics.images.value() == 160
+        counted = app.state.server.metrics.registry
+    assert counted.get_sample_value("fewclip_images_total") == 160
     assert app.state.server.batcher.held == 0
 
 

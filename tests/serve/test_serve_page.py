@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -42,7 +43,7 @@ def classifier(backbone_file: Path) -> FewShotClassifier:
 @pytest.fixture(scope="module")
 def address(classifier: FewShotClassifier) -> Iterator[str]:
     with served(
-        create_app(classifier.adapter_, limits=Limits(max_body=400_000, read_seconds=1.5)), head_seconds=1.5
+        create_app(classifier.adapter_, limits=Limits(max_body=400_000, read_seconds=1.5)), seconds=1.5
     ) as address:
         yield address
 
@@ -125,14 +126,129 @@ def talk(address: str, *parts: bytes, pause: float = 0.0) -> bytes:
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
 
-def test_slow_clients_are_hung_up_on(address: str) -> None:
-    started = time.monotonic()
-    assert talk(address) == b""  # says nothing
-    assert talk(address, b"POST /pre") == b""  # never ends the head
-    assert b"408" in talk(address, HEAD + b"Content-Length: 100\r\n\r\n{").split(b"\r\n")[0]
-    assert time.monotonic() - started < 14
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def drip(address: str, first: bytes, then: bytes) -> tuple[bytes, float]:
+    """What the server says to a client that sends `first`, then a byte every 0.2 s, and after how long it hangs up."""
+    host, port = address.removeprefix("http://").split(":")
+    started, said = time.monotonic(), b""
+    with socket.create_connection((host, int(port)), timeout=0.2) as line:
+        line.sendall(first)
+        for byte in then:
+            try:
+                chunk = line.recv(65536)
+                said += chunk
+                if not chunk:
+                    break
+                time.sleep(0.2)
+            except TimeoutError:
+                pass
+            except OSError:
+                break
+            with suppress(OSError):
+                line.sendall(bytes([byte]))
+    return said, time.monotonic() - started
+
+
+SLOW = {
+    "says nothing": (b"", b"", b""),
+    "half a head": (b"POST /pre", b"", b""),
+    "a head byte by byte": (b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", b""),
+    "a second head byte by byte": (HEALTH, b"GET /healthz HTTP/1.1\r\nX-Long: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", b"200"),
+    "half a body": (HEAD + b"Content-Length: 100\r\n\r\n{", b"", b"408"),
+    "a body byte by byte": (HEAD + b"Content-Length: 100\r\n\r\n", b"[" * 60, b"408"),
+    "a body that nobody reads": (b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n", b"[" * 60, b"200"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SLOW)
+def test_slow_clients_are_hung_up_on(address: str, kind: str) -> None:
+    """After 1.5 s here; within a body of a request a byte on time does not earn another 1.5 s."""
+    first, then, status = SLOW[kind]
+    if then:
+        said, seconds = drip(address, first, then)
+    else:
+        started = time.monotonic()
+        said = talk(address, first)
+        seconds = time.monotonic() - started
+    assert status in said.split(b"\r\n")[0]
+    assert (said == b"") == (status == b"")
+    assert 1.2 < seconds < 7
     with urllib.request.urlopen(f"{address}/healthz") as answer:
         assert answer.status == 200
+
+
+def test_a_client_that_reads_no_answer_is_cut(address: str) -> None:
+    """It asks and asks on one connection; uvicorn alone would wait until it reads."""
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        started = time.monotonic()
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            while time.monotonic() - started < 12:
+                with suppress(TimeoutError):
+                    line.sendall(100 * b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert 1.2 < time.monotonic() - started < 11
+    with urllib.request.urlopen(f"{address}/healthz") as answer:
+        assert answer.status == 200
+
+
+@pytest.mark.parametrize("last", ["", "Connection: close\r\n"])
+def test_an_answer_that_is_not_read_is_dropped(last: str) -> None:
+    """Larger than the system's buffers; with `Connection: close` the server has closed its side, and still has it to send."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            for done in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{done}.complete"})
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"30000000")]})
+        await send({"type": "http.response.body", "body": bytes(30_000_000)})
+
+    with served(app, seconds=0.8) as address:
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as line:
+            line.sendall(f"GET / HTTP/1.1\r\nHost: x\r\n{last}\r\n".encode())
+            time.sleep(2)
+            received = 0
+            with suppress(ConnectionResetError):
+                while chunk := line.recv(1 << 20):
+                    received += len(chunk)
+            assert 0 < received < 30_000_000
+
+
+def test_work_that_takes_long_is_not_cut(classifier: FewShotClassifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clocks are for clients: a slow model, and a pause between two requests, are no reason to hang up."""
+    inner = classifier.adapter_.method.scores
+
+    def slow(*given: Any) -> Any:
+        time.sleep(1.5)
+        return inner(*given)
+
+    monkeypatch.setattr(classifier.adapter_.method, "scores", slow)
+    body = json.dumps({"images": [base64_of(png())]})
+    with served(create_app(classifier.adapter_, limits=Limits(read_seconds=0.8)), seconds=0.8) as address:
+        connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=20)
+        connection.connect()
+        line = connection.sock
+        for _ in range(2):
+            connection.request("POST", "/predict", body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            assert answer.status == 200, answer.read()
+            answer.read()
+            assert connection.sock is line, "kept open"
+            time.sleep(0.4)
+        connection.close()
+
+
+def test_without_a_token_no_body_is_waited_for(classifier: FewShotClassifier) -> None:
+    with served(create_app(classifier.adapter_, token=SECRET)) as address:
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=5) as line:
+            line.sendall(HEAD + b"Content-Length: 1000\r\n\r\n")
+            assert b"401" in line.recv(100)
 
 
 def test_rude_clients(address: str) -> None:
@@ -207,7 +323,7 @@ def test_mistakes(
             ([str(adapter), "--port", str(taken.getsockname()[1])], "choose another --host or --port"),
             ([str(adapter), "--port", "99999"], "choose another --host or --port"),
             ([str(adapter), "--host", "256.0.0.1"], "choose another --host or --port"),
-            ([str(adapter), "--max-images", "0"], "a limit is more than 0"),
+            ([str(adapter), "--max-images", "0"], "max_images is 0; expected more than 0"),
             ([str(adapter), "--max-images", "999"], "must fit into the queue"),
             ([str(adapter), "--batch", "0"], "at least 1"),
         ):

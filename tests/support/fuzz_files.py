@@ -20,6 +20,7 @@ from results import failed, halves, row, transfers
 from safetensors.torch import save
 from small import small_clip, small_config
 
+from fewclip.bench.rows import Row
 from fewclip.clip.model import CLIP
 
 TOKENS = [*string.ascii_lowercase, *string.digits, *".,!?'-:;()/&_"]
@@ -141,7 +142,7 @@ def write_backbone(folder: Path) -> None:
 
 
 @cache
-def result_rows() -> list[list[dict[str, Any]]]:
+def result_rows() -> list[list[Row]]:
     """Files of rows."""
     example = {"key": "a/1.jpg", "truth": "cat", "guess": "dog", "probability": 0.5}
     rich: dict[str, Any] = {"confusions": [["cat", "dog", 3]], "examples": [example]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -76,7 +76,7 @@ def read_variants(case: tuple[bytes, bytes], place: Path) -> None:
 # ---- result rows
 
 
-def as_lines(rows: list[dict[str, Any]]) -> bytes:
+def as_lines(rows: Sequence[Mapping[str, Any]]) -> bytes:
     return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
 
 
@@ -88,7 +88,7 @@ def row_files() -> st.SearchStrategy[bytes]:
         return b"\n".join(made) + b"\n" * draw(st.integers(0, 1))
 
     valid = [as_lines(rows) for rows in files.result_rows()]
-    return st.one_of(lines(), lines(), like(valid), json_like([files.result_rows()[0][0]]))
+    return st.one_of(lines(), lines(), like(valid), json_like([dict(files.result_rows()[0][0])]))
 
 
 def read_results(case: bytes, place: Path) -> None:
@@ -131,10 +131,10 @@ def texts() -> st.SearchStrategy[list[str]]:
 
 def read_names(case: list[str], place: Path) -> None:
     from fewclip.data.names import check_names
-    from fewclip.methods.classes import make_prompts
+    from fewclip.methods.classes import ClassTexts
 
     check_names(case, where="the test")
-    prompts = make_prompts(case, "a photo of a {}.", tokenizer(), 77)
+    prompts = ClassTexts(case, "a photo of a {}.", tokenizer()).prompts("a photo of a {}.")
     assert len(prompts) == len(case)
 
 

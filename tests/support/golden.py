@@ -1,6 +1,6 @@
 """Golden runs: one file, and what the test asks of a method. tests/support/golden_cases.py says it for each.
 
-Format: shared/golden/README.md.
+Format: tests/golden/README.md.
 """
 
 from __future__ import annotations
@@ -8,22 +8,23 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
+from texts import TokenTexts
 from torch import Tensor
 
 from fewclip.clip.config import Config
 from fewclip.clip.model import CLIP
-from fewclip.clip.prompts import Prompts
 from fewclip.data.batches import Batch
 from fewclip.methods import frozen
 from fewclip.methods.base import Gradients, Loss, Method
 from fewclip.training.loop import BatchStep, Trainer
 from fewclip.training.processes import Processes
+from fewclip.training.settings import TrainSettings, learning_rate, make_optimizer
 
 Place = tuple[str, "int | tuple[int, ...] | None"]
 """One of our parameters, and the row of it where ours stacks what the reference keeps apart."""
@@ -60,7 +61,7 @@ class Golden:
                 patch_size=sizes["vision_patch_size"],
                 vision_width=sizes["vision_width"],
                 vision_layers=sizes["vision_layers"],
-                vision_heads=sizes["vision_width"] // 64,
+                vision_heads=sizes.get("vision_heads", sizes["vision_width"] // 64),
                 context_length=sizes["context_length"],
                 vocab_size=sizes["vocab_size"],
                 text_width=sizes["transformer_width"],
@@ -85,9 +86,10 @@ class Case(ABC):
         self.golden, self.meta, self.tensors = golden, golden.meta, golden.tensors
         self.clip = golden.clip()
         self.images, self.labels = golden.tensors["images"], golden.tensors["labels"]
-        self.prompts = self.read_prompts()
+        self.texts = self.read_texts()
+        self.prompts = self.texts.prompts("")
         self.method = self.build()
-        self.method.prepare(self.prompts)
+        self.method.prepare(self.texts)
         self.load(golden.group("init."))
 
     @abstractmethod
@@ -107,28 +109,27 @@ class Case(ABC):
             found.append(Golden(golden.path, golden.meta | settings, shared | own))
         return found
 
-    def read_prompts(self, prefix: str = "") -> Prompts:
-        tokens = self.tensors[f"{prefix}tokens"]
-        return Prompts.from_tokens(
-            tokens, names=self.tensors.get(f"{prefix}name_lens"), templates=list(self.templates(prefix))
-        )
+    def read_texts(self, prefix: str = "") -> TokenTexts:
+        """The file's tokens, whatever sentence the method asks for, but for those of `sentences`."""
+        names = self.tensors.get(f"{prefix}name_lens")
+        return TokenTexts(self.tensors[f"{prefix}tokens"], self.sentences(prefix), names)
 
-    def templates(self, prefix: str) -> Iterable[Tensor]:
+    def sentences(self, prefix: str) -> dict[str, Tensor]:
         """Tokens (C, context) of further sentences."""
-        return ()
+        return {}
 
     @torch.no_grad()
-    def score(self, prompts: Prompts, images: Tensor | None = None, seen: bool = True) -> Tensor:
+    def score(self, texts: TokenTexts, images: Tensor | None = None, seen: bool = True) -> Tensor:
         """Our scores over these classes."""
-        mask = torch.full((len(prompts),), seen)
+        mask = torch.full((len(texts),), seen)
         images = self.images if images is None else images
-        return self.method.eval().scores(images, self.method.encode_classes(prompts), mask)
+        return self.method.eval().scores(images, self.method.encode_classes(texts), mask)
 
     def evaluate(self) -> dict[str, Tensor]:
         """All `eval.*`, without that prefix."""
-        found = {"logits": self.score(self.prompts)}
+        found = {"logits": self.score(self.texts)}
         if "eval.logits_novel" in self.tensors:
-            found["logits_novel"] = self.score(self.read_prompts("novel."), seen=False)
+            found["logits_novel"] = self.score(self.read_texts("novel."), seen=False)
         return found
 
     def outputs(self, out: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -166,15 +167,19 @@ class Case(ABC):
     def parameters(self) -> dict[str, Tensor]:
         return {name: p.detach() for name, p in self.method.named_parameters()}
 
-    def optimizer(self) -> torch.optim.Optimizer:
+    def training(self) -> TrainSettings:
+        """The file's optimiser and rate over the method's published settings. A single epoch has no warm-up."""
         meta = self.meta
-        parameters = [p for p in self.method.parameters() if p.requires_grad]
-        lr, decay = meta["lr"], meta["weight_decay"]
-        if meta["optimizer"].lower() == "sgd":
-            return torch.optim.SGD(parameters, lr=lr, weight_decay=decay, momentum=meta["momentum"])
-        kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[meta["optimizer"].lower()]
-        betas = tuple(meta.get("betas", (0.9, 0.999)))
-        return kind(parameters, lr=lr, weight_decay=decay, betas=betas, eps=meta.get("eps", 1e-8))
+        published = TrainSettings(**self.method.train_settings)
+        assert meta["optimizer"].lower() == published.optimizer
+        assert tuple(meta.get("betas", (0.9, 0.999))) == (0.9, 0.999), "our optimisers take no others"
+        given = {name: meta[name] for name in ("lr", "weight_decay")}
+        if published.optimizer == "sgd":
+            given["momentum"] = meta["momentum"]
+        else:
+            assert meta.get("eps", 1e-8) == published.eps
+        schedule = published.schedule if "train.lr" in self.tensors else "epoch"
+        return replace(published, epochs=1, schedule=schedule, **given)
 
     # The run
 
@@ -182,18 +187,19 @@ class Case(ABC):
         return Batch(self.images, self.labels, len(self.labels))
 
     def rate(self, number: int) -> float:
-        return float(self.meta["lr"])
+        return learning_rate(self.training(), 1, number / self.meta["steps"])
 
     def take(self, step: GoldenStep) -> Tensor:
         return self.method.step(step)
 
     def trace(self, step: GoldenStep) -> dict[str, Tensor]:
         """What `train.*` holds of one step, besides the losses."""
-        return {}
+        return {"lr": torch.tensor(step.lr)} if "train.lr" in self.tensors else {}
 
     def train(self, check: Check) -> None:
         """The steps, held to `out.*`, `grad.*` and `train.*`."""
-        group, optimizer = self.golden.group, self.optimizer()
+        group = self.golden.group
+        optimizer = make_optimizer(self.training(), [p for p in self.method.parameters() if p.requires_grad])
         trace: dict[str, list[Tensor]] = {}
         for number in range(self.meta["steps"]):
             step = GoldenStep(self, optimizer, number)

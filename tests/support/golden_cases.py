@@ -5,16 +5,17 @@ Settings are read from a file's metadata, so that runs with other sizes go throu
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from golden import Case, Check, Golden, GoldenStep, Place
+from texts import TokenTexts
 from torch import Tensor
 
 from fewclip.clip.prompts import Prompts
+from fewclip.clip.templates import SELECTED_TEMPLATES
 from fewclip.clip.tokens import Place as TowerPlace
 from fewclip.data.batches import Batch
 from fewclip.methods import frozen
@@ -22,6 +23,7 @@ from fewclip.methods.base import Method
 from fewclip.methods.clip_adapter import CLIPAdapter, CLIPAdapterSettings
 from fewclip.methods.clip_lora import CLIPLoRA, CLIPLoRASettings, Updates
 from fewclip.methods.cocoop import CoCoOp, CoCoOpSettings
+from fewclip.methods.context import sentence
 from fewclip.methods.coop import CoOp, CoOpSettings
 from fewclip.methods.kgcoop import KgCoOp, KgCoOpSettings
 from fewclip.methods.linear_probe import LinearProbe, LinearProbeSettings, coefficients
@@ -39,7 +41,6 @@ from fewclip.methods.rpo import RPO, RPOSettings
 from fewclip.methods.tcp import TCP, TCPSettings
 from fewclip.methods.tip_adapter import TipAdapter, TipAdapterF, TipAdapterSettings
 from fewclip.methods.zero_shot import ZeroShot, ZeroShotSettings
-from fewclip.training.settings import TrainSettings, learning_rate
 
 
 class MMRLCase(Case):
@@ -71,7 +72,7 @@ class MMRLCase(Case):
         return out | {"logits_fusion": alpha * out["logits"] + (1 - alpha) * out["logits_rep"]}
 
     def evaluate(self) -> dict[str, Tensor]:
-        return {"logits_class": self.score(self.prompts, seen=False), "logits_fused": self.score(self.prompts)}
+        return {"logits_class": self.score(self.texts, seen=False), "logits_fused": self.score(self.texts)}
 
 
 ALIGNERS = {"r2vproj": "to_image", "r2tproj": "to_text"}
@@ -98,7 +99,7 @@ class MMRLppCase(MMRLCase):
 
 class CoOpCase(Case):
     def build(self) -> Method:
-        return CoOp(self.clip, CoOpSettings(**self.common()))
+        return CoOp(self.clip, CoOpSettings(**self.common()), len(self.texts))
 
     def common(self) -> dict[str, Any]:
         meta = self.meta
@@ -116,13 +117,13 @@ class CoOpCase(Case):
 class HandcraftedCase(CoOpCase):
     """CoOp with hand-written sentences beside it."""
 
-    def templates(self, prefix: str) -> Iterable[Tensor]:
+    def sentences(self, prefix: str) -> dict[str, Tensor]:
         name = f"{prefix}handcrafted.tokens"
-        return [self.tensors[name]] if name in self.tensors else []
+        return {"template {}": self.tensors[name]} if name in self.tensors else {}
 
     def zero_shot(self) -> dict[str, Tensor]:
         image = frozen.image_features(self.clip, self.images)
-        text = frozen.text_features(self.clip, self.prompts.templates[0])
+        text = frozen.text_features(self.clip, self.texts.prompts(self.texts.template))
         return {"image_features": image, "text_features": text, "logits": self.method.scale * image @ text.T}
 
 
@@ -191,19 +192,20 @@ class ProDACase(Case):
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, Tensor]:
-        return super().evaluate() | {"text_features": self.method.encode_classes(self.prompts)}
+        return super().evaluate() | {"text_features": self.method.encode_classes(self.texts)}
 
 
 class PLOTCase(Case):
-    def read_prompts(self, prefix: str = "") -> Prompts:
-        tokens = self.tensors[f"{prefix}tokens"]
-        return Prompts.from_tokens(tokens[0], templates=list(tokens))
+    def read_texts(self, prefix: str = "") -> TokenTexts:
+        """As many sentences as there are contexts."""
+        tokens, count = self.tensors[f"{prefix}tokens"], self.meta["n_ctx"]
+        return TokenTexts(tokens[0], {sentence(count, f"words{i}"): rows for i, rows in enumerate(tokens)})
 
     def build(self) -> Method:
         meta = self.meta
         settings = PLOTSettings(
             context_tokens=meta["n_ctx"],
-            words=("",) * meta["N"],
+            words=tuple(f"words{i}" for i in range(meta["N"])),
             views=meta["M"],
             image_prompts=meta["n_ctx_vision"],
             stage={1: "vision", 2: "joint"}[meta["stage"]],  # type: ignore[arg-type]
@@ -298,13 +300,21 @@ class MaPLeCase(Case):
 class TemplatesCase(Case):
     """With an ensemble of sentences, (C, T, context)."""
 
-    def templates(self, prefix: str) -> Iterable[Tensor]:
-        return self.tensors[f"{prefix}templates.tokens"].unbind(1)
+    def sentences(self, prefix: str) -> dict[str, Tensor]:
+        return {f"{i} {{}}": tokens for i, tokens in enumerate(self.tensors[f"{prefix}templates.tokens"].unbind(1))}
+
+    def ensemble(self) -> list[Prompts]:
+        return list(map(self.texts.prompts, self.sentences("")))
 
 
 class PromptSRCCase(TemplatesCase):
     def build(self) -> Method:
-        return PromptSRC(self.clip, PromptSRCSettings(**self.common()))
+        return self.promptsrc()
+
+    def promptsrc(self, **settings: Any) -> PromptSRC:
+        method = PromptSRC(self.clip, PromptSRCSettings(**(self.common() | settings)))
+        method.templates = tuple(self.sentences(""))
+        return method
 
     def common(self) -> dict[str, Any]:
         meta = self.meta
@@ -330,9 +340,9 @@ class PromptSRCCase(TemplatesCase):
     @torch.no_grad()
     def zero_shot(self) -> dict[str, Tensor]:
         clip = self.clip
-        mean = torch.stack([clip.encode_text(template) for template in self.prompts.templates]).mean(0)
+        mean = torch.stack([clip.encode_text(prompts) for prompts in self.ensemble()]).mean(0)
         image = frozen.image_features(clip, self.images)
-        text = frozen.ensemble(clip, self.prompts.templates, each_unit=False)
+        text = frozen.ensemble(clip, self.ensemble(), each_unit=False)
         logits = self.method.scale * image @ text.T
         return {"text_features_mean": mean, "image_features": image, "text_features": text, "logits": logits}
 
@@ -340,8 +350,8 @@ class PromptSRCCase(TemplatesCase):
         """IVLP, and the weights of the average."""
         theirs = self.golden.group("ivlp.grad.")
         without = {"text_weight": 0.0, "image_weight": 0.0, "logit_weight": 0.0, "average": False}
-        ours, self.method = self.method, PromptSRC(self.clip, PromptSRCSettings(**(self.common() | without)))
-        self.method.prepare(self.read_prompts())
+        ours, self.method = self.method, self.promptsrc(**without)
+        self.method.prepare(self.read_texts())
         self.load(self.golden.group("init."))
         loss = self.method.loss(self.images, self.labels)["loss"]
         loss.backward()
@@ -357,7 +367,7 @@ class PromptSRCCase(TemplatesCase):
             self.method.end_epoch(epoch, self.meta["epochs"])
 
     def evaluate(self) -> dict[str, Tensor]:
-        last = self.score(self.prompts)
+        last = self.score(self.texts)
         self.method.end_epoch(self.meta["epochs"], self.meta["epochs"])
         averaged = self.golden.group("gpa.final.")
         for name, tensor in self.named(averaged, self.parameters()).items():
@@ -368,12 +378,17 @@ class PromptSRCCase(TemplatesCase):
 class MetaPromptCase(TemplatesCase):
     restore = "once"
 
+    def sentences(self, prefix: str) -> dict[str, Tensor]:
+        tokens = self.tensors[f"{prefix}templates.tokens"].unbind(1)
+        return dict(zip((*SELECTED_TEMPLATES, "template {}"), tokens, strict=True))
+
     def build(self) -> Method:
         meta = self.meta
         settings = MetaPromptSettings(
             text_prompts=meta["n_ctx_text"],
             image_prompts=meta["n_ctx_vision"],
             depth=meta["depth"],
+            ensemble=True,
             meta_step=meta["meta_step"],
             restore=self.restore,  # type: ignore[arg-type]
         )
@@ -386,7 +401,7 @@ class MetaPromptCase(TemplatesCase):
         return {"prompt_learner.ctx": "text", "vision_prompt_learner.ctx": "image"}[reference], None
 
     def zero_shot(self) -> dict[str, Tensor]:
-        text = frozen.ensemble(self.clip, self.prompts.templates)
+        text = frozen.ensemble(self.clip, self.ensemble())
         return {"image_features": frozen.image_features(self.clip, self.images), "text_features": text}
 
     def after_first(self, step: GoldenStep, check: Check) -> None:
@@ -476,13 +491,6 @@ class CLIPLoRACase(Case):
         kind = {"w_lora_A": "down", "w_lora_B": "up"}[factor]
         return f"{'image' if tower else 'text'}.{kind}", row
 
-    def rate(self, number: int) -> float:
-        settings = TrainSettings(**(CLIPLoRA.train_settings | {"lr": self.meta["lr"], "epochs": 1}))
-        return learning_rate(settings, 1, number / self.meta["steps"])
-
-    def trace(self, step: GoldenStep) -> dict[str, Tensor]:
-        return {"lr": torch.tensor(step.lr)}
-
     def outputs(self, out: dict[str, Tensor]) -> dict[str, Tensor]:
         return out | self.dropped
 
@@ -506,7 +514,7 @@ class CLIPLoRACase(Case):
             return x * mask[:, : x.shape[-2]] / keep
 
         method.drop = drop  # type: ignore[method-assign]
-        method.prepare(self.prompts)
+        method.prepare(self.texts)
         self.load(self.golden.group("init."))
         out = method.loss(self.images, self.labels)
         out["loss"].backward()
@@ -526,20 +534,22 @@ class ZeroShotCase(Case):
     def build(self) -> Method:
         return ZeroShot(self.clip, ZeroShotSettings())
 
-    def templates(self, prefix: str) -> Iterable[Tensor]:
-        return self.tensors.get("template_tokens", torch.empty(0))
+    def sentences(self, prefix: str) -> dict[str, Tensor]:
+        return dict(zip((*SELECTED_TEMPLATES, "eighth {}"), self.tensors["template_tokens"], strict=True))
 
     def place(self, reference: str) -> Place:
         raise KeyError(reference)
 
     def verify(self, check: Check) -> None:
-        single = Prompts.from_tokens(self.tensors["tokens"])
-        logits = {"logits": self.score(single), "logits_ensemble": self.score(self.prompts)}
+        logits, features = {"logits": self.score(self.texts)}, self.method.encode_classes(self.texts)
+        self.method = ZeroShot(self.clip, ZeroShotSettings(ensemble=True))
+        self.texts.template = "eighth {}"
+        logits["logits_ensemble"] = self.score(self.texts)
         right = [(found.argmax(1) == self.labels).float().mean() * 100 for found in logits.values()]
         ours = {
             "image_features": frozen.image_features(self.clip, self.images),
-            "text_features": self.method.encode_classes(single),
-            "text_features_ensemble": self.method.encode_classes(self.prompts),
+            "text_features": features,
+            "text_features_ensemble": self.method.encode_classes(self.texts),
             "accuracy": torch.stack(right),
         }
         check("out", ours | logits, self.golden.group("out."))
@@ -549,8 +559,11 @@ class ZeroShotCase(Case):
 class TipAdapterCase(Case):
     kind: type[TipAdapter] = TipAdapter
 
-    def templates(self, prefix: str) -> Iterable[Tensor]:
-        return self.tensors["template_tokens"]
+    def sentences(self, prefix: str) -> dict[str, Tensor]:
+        return {f"{i} {{}}": tokens for i, tokens in enumerate(self.tensors["template_tokens"])}
+
+    def text(self) -> Tensor:
+        return frozen.ensemble(self.clip, map(self.texts.prompts, self.sentences("")))
 
     def build(self) -> Method:
         cfg = self.meta["cfg"]
@@ -562,8 +575,11 @@ class TipAdapterCase(Case):
             alpha_scale=cfg["search_scale"][1],
             beta_steps=cfg["search_step"][0],
             alpha_steps=cfg["search_step"][1],
+            ensemble=True,
         )
-        return self.kind(self.clip, settings)
+        method = self.kind(self.clip, settings, len(self.texts))
+        method.templates = tuple(self.sentences(""))
+        return method
 
     def place(self, reference: str) -> Place:
         return {"adapter.weight": "keys"}[reference], None
@@ -591,7 +607,7 @@ class TipAdapterCase(Case):
             {"keys": self.ours.keys.detach().T, "values": values},
             {"keys": self.tensors["cache.keys"], "values": self.tensors["cache.values"].float()},
         )
-        text = frozen.ensemble(self.clip, self.prompts.templates)
+        text = self.text()
         check("zero_shot", {"text_features": text}, self.golden.group("zero_shot."))
 
     def verify(self, check: Check) -> None:
@@ -599,21 +615,21 @@ class TipAdapterCase(Case):
         method, s = self.ours, self.ours.settings
         f, val = (frozen.image_features(self.clip, self.tensors[f"{p}images"]) for p in ("", "val."))
         check("val", {"features": val}, {"features": self.tensors["val.features"]})
-        text = frozen.ensemble(self.clip, self.prompts.templates)
+        text = self.text()
         ours = {
             "image_features": f,
             "affinity": f @ method.keys.T,
             "cache_logits": method.votes(f, torch.arange(len(text)), s.beta),
-            "logits": self.score(self.prompts),
+            "logits": self.score(self.texts),
             "logits_zero_shot": 100 * f @ text.T,
             "logits_zero_shot_val": 100 * val @ text.T,
-            "logits_val": self.score(self.prompts, self.tensors["val.images"]),
+            "logits_val": self.score(self.texts, self.tensors["val.images"]),
         }
         check("out", ours, self.golden.group("out."))
         method.memorise(self.examples("cache."), self.examples("val."))
         pair = self.tensors["search.beta_alpha"]
         check("search", {"beta_alpha": method.found.to(pair)}, {"beta_alpha": pair})
-        found = self.score(self.prompts)
+        found = self.score(self.texts)
         check("eval", {"logits": found}, self.golden.group("eval."))
         truth = {"val": self.tensors["val.labels"], "test": self.labels}
         guesses = [("val", ours["logits_zero_shot_val"]), ("val", ours["logits_val"])]
@@ -632,18 +648,11 @@ class TipAdapterFCase(TipAdapterCase):
         images, labels = self.tensors["f.images"][epoch, rows], self.tensors["f.labels"][epoch, rows]
         return Batch(images, labels, len(labels))
 
-    def rate(self, number: int) -> float:
-        settings = TrainSettings(**(TipAdapterF.train_settings | {"lr": self.meta["lr"], "epochs": 1}))
-        return learning_rate(settings, 1, number / self.meta["steps"])
-
-    def trace(self, step: GoldenStep) -> dict[str, Tensor]:
-        return {"lr": torch.tensor(step.lr)}
-
     def after_step(self, number: int) -> None:
         """The reference tests behind each epoch, and keeps the best."""
         per_epoch = self.meta["steps"] // len(self.tensors["f.images"])
         if (number + 1) % per_epoch == 0:
-            self.per_epoch.append(self.score(self.prompts))
+            self.per_epoch.append(self.score(self.texts))
             self.method.train()
             self.keys.append(self.ours.keys.detach().clone())
 
@@ -666,14 +675,14 @@ class TipAdapterFCase(TipAdapterCase):
         ours = {"logits_test_per_epoch": torch.stack(self.per_epoch), "test_accuracy_per_epoch": shares}
         theirs = {"logits_test_per_epoch": self.tensors["out.logits_test_per_epoch"]}
         check("epochs", ours, theirs | {"test_accuracy_per_epoch": self.tensors["train.test_accuracy_per_epoch"]})
-        last = self.score(self.prompts)
+        last = self.score(self.texts)
         method, val = self.ours, frozen.image_features(self.clip, self.tensors["val.images"])
         check("val", {"features": val}, {"features": self.tensors["val.features"]})
         method.keys.data = self.keys[int(shares.argmax())]
         pair = torch.tensor(method.search(val, self.tensors["val.labels"]), dtype=torch.float64)
         method.found.copy_(pair)
         check("search", {"beta_alpha": pair.to(self.tensors["search.beta_alpha"])}, self.golden.group("search."))
-        check("eval", {"logits": last, "logits_best": self.score(self.prompts)}, self.golden.group("eval."))
+        check("eval", {"logits": last, "logits_best": self.score(self.texts)}, self.golden.group("eval."))
 
 
 class LinearProbeCase(Case):

@@ -3,7 +3,7 @@
 A method computes on it what it computes on `CLIP`, so loss and gradient must agree, but by other arithmetic: every class
 goes through the text tower whole, with all positions of the context, from layer 1, at every step; no prefix is shared
 and no layer below a method's first is kept; images run from layer 1 in every pass; all tokens of the last layer are
-computed; attention is `nn.MultiheadAttention` with a dense mask, sequence first (tests/support/naive.py). Text features that no
+computed; attention is `nn.MultiheadAttention` with a dense mask, sequence first (examples/mmrl_plain.py). Text features that no
 gradient runs through are constants of a run in the published code too, and are left to the fast way.
 """
 
@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
-from naive import NaiveBlock
+from mmrl_plain import Layer
 from torch import Tensor, nn
 
 from fewclip.clip.groups import TextGroups, pieces
@@ -46,7 +46,7 @@ class NaiveLayers:
     """A transformer over (N, B, width), layer by layer."""
 
     def __init__(self, transformer: Transformer) -> None:
-        self.blocks = [NaiveBlock(transformer.layer(i), None) for i in range(1, len(transformer) + 1)]
+        self.blocks = [Layer(transformer.layer(i), None) for i in range(1, len(transformer) + 1)]
 
     def run(self, number: int, x: Tensor, mask: Tensor | None, beside: Beside | None) -> Tensor:
         block = self.blocks[number - 1]
@@ -65,7 +65,7 @@ class NaiveLayers:
         return out if extra is None else out + extra
 
 
-def attention(block: NaiveBlock, y: Tensor, extras: list[Tensor | None], mask: Tensor | None) -> Tensor:
+def attention(block: Layer, y: Tensor, extras: list[Tensor | None], mask: Tensor | None) -> Tensor:
     """`nn.MultiheadAttention` taken apart, as LoRA's code does, with something added to each projection."""
     attn, (length, batch, width) = block.attn, y.shape
     weights, biases = attn.in_proj_weight.chunk(3), attn.in_proj_bias.chunk(3)

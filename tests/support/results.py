@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from fewclip.bench.rows import FIELDS, Row
+from fewclip.bench.rows import Row
 
 HOSTILE = '<script>alert("x")</script>'
 
@@ -18,6 +19,7 @@ def row(**given: Any) -> Row:
         "rows": 1,
         "status": "done",
         "error": None,
+        "note": None,
         "protocol": "base-to-novel",
         "preset": "fair",
         "method": "mmrl",
@@ -57,15 +59,15 @@ def row(**given: Any) -> Row:
     values.setdefault("candidates", "all" if values["protocol"] == "open" else "split")
     parts = ("protocol", "preset", "method", "source", "ablation", "variant", "backbone", "shots", "seed", "settings")
     values.setdefault("run", "-".join(str(values[part]) for part in parts))
-    assert values.keys() == FIELDS.keys()
-    return values
+    assert values.keys() == Row.__annotations__.keys()
+    return cast("Row", values)
 
 
 def failed(run: str, error: str, **given: Any) -> Row:
     """The row of a run that failed."""
     measured = ("accuracy", "mean_class_accuracy", "per_class", "calibration_error", "confusions", "examples")
     values = row(run=run, status="failed", error=error, **given)
-    return {k: v for k, v in values.items() if k not in measured}
+    return cast("Row", {k: v for k, v in values.items() if k not in measured})
 
 
 def halves(
@@ -87,7 +89,7 @@ def transfers(
     return [{**r, "row": i, "rows": len(made), "run": run} for i, r in enumerate(made, 1)]
 
 
-def write(path: Path, rows: list[Row]) -> Path:
+def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
     return path

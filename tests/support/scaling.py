@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 def here(orders: Sequence[Order], spec: Spec, finish: Finish) -> None:
     """Executes in this process."""
-    for part in Predictor(spec, 1).parts(orders):
+    for part in Predictor(spec).parts(orders):
         finish(part)
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from fewclip import FewShotClassifier
 from fewclip.clip.model import CLIP
-from fewclip.serve.run import CONNECTIONS, listen, patient, url
+from fewclip.serve.run import CONNECTIONS, configure, listen, url
 
 SECRET = "a-secret-of-tests-0123456789"
 
@@ -43,11 +43,10 @@ def base64_of(data: bytes) -> str:
 
 
 @contextmanager
-def served(app: Any, head_seconds: float = 20.0, most: int = CONNECTIONS) -> Iterator[str]:
-    """The address of the application, served in a thread."""
+def served(app: Any, seconds: float = 20.0, most: int = CONNECTIONS) -> Iterator[str]:
+    """The address of the application, served in a thread as `fewclip serve` does it."""
     bound: socket.socket = listen("127.0.0.1", 0)
-    config = uvicorn.Config(app, log_level="error", access_log=False, http=patient(head_seconds, most), ws="none")
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(configure(app, seconds=seconds, most=most, log_level="critical"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
     thread.start()
     while not server.started and thread.is_alive():

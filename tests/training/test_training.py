@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from small import random_tokens, small_clip
+from texts import TokenTexts
 
 from fewclip.classifier import FewShotClassifier
 from fewclip.clip.model import CLIP
 from fewclip.clip.preprocess import Preprocess
-from fewclip.clip.prompts import Prompts
 from fewclip.data.batches import DecodedImages, TrainingBatches
 from fewclip.data.read import from_pairs
 from fewclip.errors import OutputError, SettingsError, TrainingError
@@ -29,7 +29,7 @@ from fewclip.training.checkpoint import Checkpoint
 from fewclip.training.loop import train
 from fewclip.training.settings import TrainSettings, autocast_dtype, learning_rate
 
-SCHEDULES = Path(__file__).parents[3] / "shared" / "published" / "lr_schedules.csv"
+SCHEDULES = Path(__file__).parents[1] / "published" / "lr_schedules.csv"
 KNOWN = [1e-5, 1e-3, 9.755283e-4, 9.045085e-4, 7.938926e-4, 6.545085e-4, 5e-4, 3.454915e-4, 2.061074e-4, 9.549150e-5]
 
 
@@ -38,7 +38,6 @@ def test_schedule_of_ten_epochs() -> None:
     assert [learning_rate(settings, e) for e in range(1, 11)] == pytest.approx(KNOWN, rel=1e-6)
 
 
-@pytest.mark.skipif(not SCHEDULES.exists(), reason="shared/published/lr_schedules.csv is absent")
 def test_schedules_of_the_published_code() -> None:
     with SCHEDULES.open() as file:
         rows = list(csv.DictReader(file))
@@ -57,7 +56,7 @@ def batches(pairs: list[tuple[Image.Image, str]], size: int = 4, seed: int = 1, 
 def mmrl(seed: int = 0) -> MMRL:
     torch.manual_seed(seed)
     method = MMRL(small_clip(), MMRLSettings(rep_dim=8))
-    method.prepare(Prompts.from_tokens(random_tokens(3, 2, 0)))
+    method.prepare(TokenTexts(random_tokens(3, 2, 0)))
     return method
 
 
@@ -156,7 +155,7 @@ def test_refuses_another_runs_checkpoint(tmp_path: Path, pairs: list[tuple[Image
     with pytest.raises(OutputError, match="another lr"):
         train(mmrl(), batches(pairs), settings, checkpoint=Checkpoint(path, {"lr": 2}))
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(OutputError, match="no readable checkpoint"):
+    with pytest.raises(OutputError, match="is not readable"):
         train(mmrl(), batches(pairs), settings, checkpoint=Checkpoint(path, {"lr": 1}))
 
 
@@ -232,27 +231,28 @@ def test_survives_kill_9(tmp_path: Path, photos: Path, backbone_file: Path) -> N
 
 
 def test_two_processes_reach_what_one_does(tmp_path: Path, photos: Path, backbone_file: Path) -> None:
+    """`torchrun` starts both: `accelerate launch --cpu` of the pinned version starts one, whatever number it is given."""
     pytest.importorskip("accelerate")
     one, two = tmp_path / "one", tmp_path / "two"
     subprocess.run(launch(photos, backbone_file, one), check=True, env=environment(), capture_output=True)
-    launcher = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--main_process_port",
-        "0",
-    ]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    seen = tmp_path / "seen"  # sitecustomize is imported by every Python process at its start
+    seen.mkdir()
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, pathlib\n"
+        f"if 'RANK' in os.environ: pathlib.Path({str(seen)!r}, os.environ['RANK'] + ' of ' + os.environ['WORLD_SIZE']).touch()\n"
+    )
+    env = environment()
+    env["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{env['PYTHONPATH']}"
     done = subprocess.run(
-        launch(photos, backbone_file, two, *launcher), env=environment(), capture_output=True, text=True, timeout=120
+        launch(photos, backbone_file, two, *launcher), env=env, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in seen.iterdir()) == ["0 of 2", "1 of 2"]
     assert done.stdout.count('"adapter"') == 1, "only the main process prints"
     a, b = (load_file(folder / "adapter_model.safetensors") for folder in (one, two))
-    for name in a:
-        assert torch.allclose(a[name], b[name], rtol=1e-3, atol=1e-5), name
+    for name in a:  # the bound of the golden runs; rounding alone was measured at 3e-5, as with accumulate=2
+        assert (a[name] - b[name]).norm() <= 1e-4 * a[name].norm(), name
 
 
 def test_fit_leaves_the_callers_random_numbers_alone(backbone: CLIP, pairs: list[tuple[Image.Image, str]]) -> None:

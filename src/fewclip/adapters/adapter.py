@@ -18,10 +18,10 @@ from fewclip.clip.load import fingerprint
 from fewclip.clip.model import CLIP
 from fewclip.data.batches import pixel_batches
 from fewclip.data.names import check_names, key
-from fewclip.errors import AdapterError, DataError, SettingsError
+from fewclip.errors import AdapterError, DataError, PromptError, SettingsError
 from fewclip.methods import find, make_settings
 from fewclip.methods.base import Method
-from fewclip.methods.classes import prompts_for
+from fewclip.methods.classes import ClassTexts
 from fewclip.training.processes import Processes
 from fewclip.training.settings import TrainSettings
 
@@ -50,6 +50,7 @@ class Adapter:
         trained_classes: names of the classes that were trained on, in the order of their labels.
         added_classes: names of the classes that were added later.
         template: the sentence with `{}` for the class name.
+        numbers: the label of each class, trained ones and then added ones, where labels were whole numbers; else empty.
         training: how it was trained.
         train_keys: names of the training images within their data set.
         weights_sha256: checksum of the file that it was loaded from or last saved to; empty before.
@@ -63,12 +64,13 @@ class Adapter:
         *,
         template: str,
         added_classes: Sequence[str] = (),
+        numbers: Sequence[int] = (),
         training: TrainingSummary | None = None,
         train_keys: Sequence[str] = (),
         weights_sha256: str = "",
     ) -> None:
         self.clip, self.method, self.template = clip, method.eval().requires_grad_(False), template
-        self.trained_classes, self.added_classes = list(classes), list(added_classes)
+        self.trained_classes, self.added_classes, self.numbers = list(classes), list(added_classes), list(numbers)
         self.training = training or TrainingSummary()
         self.train_keys, self.weights_sha256 = list(train_keys), weights_sha256
         self._last: tuple[tuple[list[str], str, bool], Candidates] | None = None
@@ -150,25 +152,36 @@ class Adapter:
         known = {key(name) for name in trained}
         seen = torch.tensor([key(name) in known for name in names])
         self._check_new([name for name in names if key(name) not in known])
-        encoded = self.method.encode_classes(prompts_for(self.method, names, sentence, trained))
+        texts = ClassTexts(names, sentence, self.clip.tokenizer, self.clip.config.context_length, trained=trained)
+        encoded = self.method.encode_classes(texts)
         self._last = (asked, Candidates(encoded, seen.to(self.clip.device)))
         return self._last[1]
 
     # Changing
 
-    def add_classes(self, names: Sequence[str]) -> Adapter:
-        """Choose from further classes, known by their names only; returns the adapter itself.
+    def add_classes(self, names: Sequence[str], numbers: Sequence[int] = ()) -> Adapter:
+        """Choose from further classes too, recognised from their names only; returns the adapter itself.
+
+        Where labels are whole numbers, `numbers` are those of the new classes, by default the next free ones.
 
         Raises:
-            PromptError: a name that makes no prompt, or that of a class that is there already. None is added then.
-            SettingsError: the method says nothing about classes that it was not trained on.
+            PromptError: a name that makes no prompt, or the name or number of a class that is there already. No class is
+                added then.
+            SettingsError: the method does not score classes that it was not trained on.
         """
         names = [names] if isinstance(names, str) else list(names)
         if not names:
             return self
         self._check_new(names)
         check_names(names, where="the classes", known=self.classes)
-        prompts_for(self.method, names, self.template)
+        self.candidates(names)  # a name that makes no prompt is refused before any is added
+        if self.numbers:
+            free = max(self.numbers) + 1
+            numbers = list(numbers or range(free, free + len(names)))
+            for number in numbers:
+                if number in self.numbers:
+                    raise PromptError(f"The label {number} is that of a class that is there already: give another one.")
+            self.numbers = self.numbers + numbers
         self.added_classes = self.added_classes + names
         return self
 
@@ -179,7 +192,9 @@ class Adapter:
             SettingsError: a setting that the method doesn't have, or that does not fit these tensors.
         """
         name = self.method.name
-        method = type(self.method)(self.clip, make_settings(name, asdict(self.method.settings) | settings))
+        method = type(self.method)(
+            self.clip, make_settings(name, asdict(self.method.settings) | settings), len(self.trained_classes)
+        )
         try:
             method.load_state_dict(self.method.state_dict())
         except RuntimeError as error:
@@ -190,6 +205,7 @@ class Adapter:
             self.trained_classes,
             template=self.template,
             added_classes=self.added_classes,
+            numbers=self.numbers,
             training=self.training,
             train_keys=self.train_keys,
         )
@@ -209,6 +225,7 @@ class Adapter:
             template=self.template,
             training=self.training,
             train_keys=self.train_keys,
+            labels=self.numbers,
             weights_sha256=self.weights_sha256,
         )
 
@@ -257,7 +274,7 @@ class Adapter:
                 "that it was made on."
             )
         try:
-            method = build(kind, clip, make_settings(config.method, own), tensors)
+            method = build(kind, clip, make_settings(config.method, own), tensors, len(config.classes))
         except AdapterError as error:
             raise _unusable(name, error) from error
         return cls(
@@ -266,6 +283,7 @@ class Adapter:
             config.classes,
             template=config.template,
             added_classes=config.added_classes,
+            numbers=config.labels,
             training=replace(config.training, settings=_fields_of(TrainSettings, config.training.settings)),
             train_keys=config.train_keys,
             weights_sha256=config.weights_sha256,

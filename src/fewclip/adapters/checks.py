@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import types
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import torch
 from torch import Tensor
@@ -16,6 +14,7 @@ from fewclip.clip.outline import outline
 from fewclip.clip.templates import find_template
 from fewclip.data.names import check_names
 from fewclip.errors import AdapterError, FewclipError, PromptError
+from fewclip.methods.settings import fits
 
 if TYPE_CHECKING:
     from fewclip.adapters.config import AdapterConfig
@@ -26,33 +25,6 @@ LARGEST = 1_000_000
 LONGEST_TEMPLATE = 1000
 MOST_CONSTANTS = 10_000_000
 """Numbers of a method that are not in the adapter's file: buffers that are computed from its settings."""
-
-
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a value of JSON is of an annotated type; whole numbers are floats, too, and lists tuples."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return True
-    if origin is Literal:
-        return any(type(value) is type(choice) and value == choice for choice in inner)
-    if origin in (Union, types.UnionType):
-        return any(fits(value, part) for part in inner)
-    if origin is tuple:
-        return isinstance(value, (list, tuple)) and all(fits(item, inner[0]) for item in value)
-    if origin is list:
-        return isinstance(value, list) and all(fits(item, inner[0]) for item in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(fits(item, inner[1]) for item in value.values())
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and _moderate(value)
-    if hint is int:
-        return type(value) is int and _moderate(value)
-    return type(value) is (type(None) if hint is None else hint)
-
-
-def _moderate(value: float) -> bool:
-    """Neither endless nor too large for a float."""
-    return abs(value) < 1e300 and (isinstance(value, int) or math.isfinite(value))
 
 
 def check_config(config: AdapterConfig) -> None:
@@ -72,6 +44,8 @@ def check_config(config: AdapterConfig) -> None:
         raise AdapterError(f"its template has {len(config.template)} characters or odd ones")
     if not config.classes:
         raise AdapterError("it names no classes")
+    if config.labels and len(set(config.labels)) != len(config.classes + config.added_classes):
+        raise AdapterError(f"it has {len(set(config.labels))} labels, not one for each class")
 
 
 def _check_types(values: Any, before: str = "") -> None:
@@ -95,7 +69,7 @@ def check_settings(settings: type, values: Mapping[str, Any]) -> None:
             raise AdapterError(f"the setting {name} is {str(value)[:40]!r}")
 
 
-def build(kind: type[Method], clip: CLIP, settings: Any, tensors: Mapping[str, Tensor]) -> Method:
+def build(kind: type[Method], clip: CLIP, settings: Any, tensors: Mapping[str, Tensor], classes: int) -> Method:
     """The method with the adapter's tensors.
 
     Memory is bounded by the tensors that the adapter has: the method is made without numbers first, and only if its settings
@@ -106,7 +80,7 @@ def build(kind: type[Method], clip: CLIP, settings: Any, tensors: Mapping[str, T
     """
     try:
         with outline():
-            shapes = kind(CLIP(clip.config), settings)
+            shapes = kind(CLIP(clip.config), settings, classes)
     except FewclipError:
         raise
     except Exception as error:
@@ -114,7 +88,7 @@ def build(kind: type[Method], clip: CLIP, settings: Any, tensors: Mapping[str, T
     _load(shapes, tensors, assign=True)
     if sum(tensor.numel() for tensor in shapes.buffers() if tensor.is_meta) > MOST_CONSTANTS:
         raise AdapterError("its settings ask for far more numbers than it has")
-    method = kind(clip, settings)
+    method = kind(clip, settings, classes)
     fresh = {name: bool(torch.isfinite(tensor).all()) for name, tensor in method.state_dict().items()}
     for name, tensor in tensors.items():
         if fresh.get(name) and not torch.isfinite(tensor).all():

@@ -55,6 +55,9 @@ class AdapterConfig:
     training: TrainingSummary = field(default_factory=TrainingSummary)
     train_keys: list[str] = field(default_factory=list)
     """Names of the training images within their data set, so that they are left out of an evaluation on it."""
+    labels: list[int] = field(default_factory=list)
+    """The label of each class, trained ones and then added ones, where labels were whole numbers; empty where they are
+    the names."""
     weights_sha256: str = ""
     """Checksum of the file of tensors."""
     fewclip_version: str = __version__

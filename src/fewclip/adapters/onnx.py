@@ -27,6 +27,7 @@ from fewclip.clip.prompts import Prompts
 from fewclip.data.names import key
 from fewclip.errors import FewclipError, OutputError
 from fewclip.files.write import as_json, write_files
+from fewclip.methods.classes import ClassTexts
 from fewclip.version import __version__
 
 OPSET = 18
@@ -83,14 +84,27 @@ class ImagePart(Whole):
 
 
 class TextPart(nn.Module):
-    """Rows of token ids to class features. Prompts share BOT alone here: how long a prefix is can't depend on them."""
+    """Rows of token ids, each of one sentence about a class, to class features."""
 
     def __init__(self, adapter: Adapter) -> None:
         super().__init__()
         self.method, self.clip = adapter.method, adapter.clip
 
     def forward(self, tokens: Tensor) -> Any:
-        return self.method.encode_classes(Prompts(tokens, tokens.argmax(dim=1), 1))
+        return self.method.encode_classes(GivenTokens(tokens))
+
+
+class GivenTokens(ClassTexts):
+    """The input of a graph in place of names. Prompts share only their start token: a graph can't find a longer prefix."""
+
+    def __init__(self, tokens: Tensor) -> None:
+        self.template, self.given = "{}", tokens
+
+    def __len__(self) -> int:
+        return self.given.shape[0]
+
+    def prompts(self, sentence: str) -> Prompts:
+        return Prompts(self.given, self.given.argmax(dim=1), 1)
 
 
 def export(
@@ -120,10 +134,7 @@ def export(
         raise ExportError(f"The adapter is on {adapter.clip.device}: load it with device='cpu' to export it.")
     raw, size = pixels == "raw", adapter.clip.config.image_size
     whole = Whole(adapter, raw).eval()
-    if parts and not _is_matrix(whole.encoded, len(adapter.classes)):
-        raise ExportError(
-            f"{adapter.method.name} does not see a class as one row of features, so its towers can't part: leave --parts out."
-        )
+    sentence = _sentence(adapter, whole.encoded) if parts else adapter.template
 
     def images(count: int) -> Tensor:
         chance = torch.Generator().manual_seed(count)
@@ -143,14 +154,14 @@ def export(
         given = {"pixels": trace, "classes": whole.encoded, "seen": whole.seen}
         graphs[names["image"]] = _graph(image, adapter.method.name, given, shapes, "probabilities", dtype)
         error = max(error, _check(graphs[names["image"]], image, [given | {"pixels": images(len(trace))}], dtype))
-        tokens = _tokens(adapter, adapter.classes)
+        tokens = _tokens(adapter, sentence, adapter.classes)
         free = {"tokens": {0: classes}}
         graphs[names["text"]] = _graph(text, adapter.method.name, {"tokens": tokens}, free, "classes", dtype)
         error = max(error, _check(graphs[names["text"]], text, [{"tokens": tokens[:1]}, {"tokens": tokens}], dtype))
     if parts:
         assert adapter.clip.tokenizer is not None
         graphs[out.with_name(f"{out.stem}-tokenizer.json")] = adapter.clip.tokenizer.to_json().encode()
-    about = _description(adapter, dtype, dynamic_batch, pixels)
+    about = _description(adapter, dtype, dynamic_batch, pixels) | {"template": sentence}
     files = graphs | {out.with_suffix(".json"): as_json(about)}
     write_files(files, finish=out.with_suffix(".json"))
     return Exported(list(files), error)
@@ -170,14 +181,29 @@ def attention(
     return scores.softmax(dim=-1) @ v
 
 
-def _is_matrix(encoded: Any, classes: int) -> bool:
-    return isinstance(encoded, Tensor) and encoded.ndim == 2 and len(encoded) == classes
+def _sentence(adapter: Adapter, encoded: Any) -> str:
+    """The sentence whose tokens the method turns into a class's features.
+
+    Raises:
+        ExportError: it needs several, or something else than a row of features for each class.
+    """
+    texts = ClassTexts(adapter.classes, adapter.template, adapter.clip.tokenizer, adapter.clip.config.context_length)
+    with torch.no_grad():
+        matrix = isinstance(encoded, Tensor) and encoded.ndim == 2 and len(encoded) == len(texts)
+        if matrix and adapter.takes_new:
+            adapter.method.encode_classes(texts)
+    if len(texts.sentences) != 1:
+        raise ExportError(
+            f"{adapter.method.name} does not make a class's features from one sentence, so its towers can't be exported "
+            "as parts: leave --parts out."
+        )
+    return texts.sentences[0]
 
 
-def _tokens(adapter: Adapter, names: Sequence[str]) -> Tensor:
+def _tokens(adapter: Adapter, sentence: str, names: Sequence[str]) -> Tensor:
     tokenizer = adapter.clip.tokenizer
     assert tokenizer is not None
-    texts = [adapter.template.replace("{}", name.replace("_", " ")) for name in names]
+    texts = [sentence.replace("{}", name.replace("_", " ")) for name in names]
     return tokenizer(texts, adapter.clip.config.context_length).long()
 
 

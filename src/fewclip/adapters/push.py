@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fewclip.adapters.card import model_card
 from fewclip.adapters.disk import CARD, CONFIG, WEIGHTS, read_adapter, tensors_of
@@ -144,8 +144,28 @@ def upload(
         ) from error
 
 
-def push(adapter: Adapter, repo: str, packing: dict[str, Any], sending: dict[str, Any]) -> str:
-    """Save an adapter to a temporary folder and push it; the keywords of `pack` and of `upload`."""
+def push(
+    adapter: Adapter,
+    repo: str,
+    *,
+    commit_message: str | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    license: str | None = None,
+    results: Sequence[Stated] = (),
+    train_names: bool = True,
+) -> str:
+    """Save an adapter in a repository of the Hugging Face hub, in one commit; returns the commit's address.
+
+    `repo` is user/name, created if it doesn't exist; `license`, `results` (`fewclip.bench.stated.read_results` reads them from
+    a file of `fewclip bench` or `fewclip eval --json`) and `train_names` as `pack`, the others as `upload`.
+
+    Raises:
+        OutputError: no access, no network, or a name or a licence that the hub doesn't take.
+    """
     with tempfile.TemporaryDirectory() as folder:
         adapter.save(folder)
-        return upload(pack(folder, repo, **packing), **sending)
+        package = pack(folder, repo, licence=license, results=results, train_names=train_names)
+    return upload(package, private=private, token=token, revision=revision, message=commit_message, create_pr=create_pr)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from fewclip.bench.rows import Row
+from fewclip.bench.rows import Row, failed_row
 from fewclip.bench.run import Run, Where
-from fewclip.bench.sweep import Finish, execute, failure
+from fewclip.bench.sweep import Finish, execute
 from fewclip.errors import OutputError, SettingsError
-from fewclip.workers.process import prepare
+from fewclip.workers.pool import Death, Pool
 from fewclip.workers.ray import connected
 
 TRIES = 2
-"""How often a run is begun whose process dies; the second goes on from the state that the first had saved."""
+"""How often a run is started whose process dies; the second resumes from the state that the first had saved."""
 DIED = "its process died {tries} times (killed, or out of memory)"
 
 
@@ -34,60 +31,26 @@ class Local:
             raise SettingsError(f"processes is {self.processes}, but it must be at least 1.")
 
     def __call__(self, runs: Sequence[Run], where: Where, finish: Finish) -> None:
-        threads = max(1, (os.cpu_count() or 1) // self.processes)
-        waiting = deque((run, 1) for run in runs)
-        lanes = [_Lane(threads) for _ in range(min(self.processes, len(runs)))]
-        working: dict[Future[list[Row]], tuple[_Lane, Run, int]] = {}
-        try:
-            while waiting or working:
-                busy = {id(lane) for lane, _, _ in working.values()}
-                for lane in lanes:
-                    if waiting and id(lane) not in busy:
-                        run, tries = waiting.popleft()
-                        working[lane.start(run, where)] = (lane, run, tries)
-                for future in wait(working, return_when=FIRST_COMPLETED).done:
-                    lane, run, tries = working.pop(future)
-                    try:
-                        finish(run, future.result())
-                    except BrokenProcessPool:
-                        lane.renew()
-                        if tries < TRIES:
-                            waiting.appendleft((run, tries + 1))
-                        else:
-                            finish(run, [failure(run, DIED.format(tries=tries))])
-        finally:
-            for lane in lanes:
-                lane.stop()
+        def died(run: Run, death: Death) -> Run | None:
+            if death.times < TRIES:
+                return run
+            finish(run, [failed_row(run, DIED.format(tries=death.times))])
+            return None
+
+        serve = [partial(_rows, where)] * min(self.processes, len(runs))
+        Pool[Run, list[Row]](serve).run(runs, finish, died)
 
 
-class _Lane:
-    """One worker process, kept for many runs, and replaced when it dies."""
-
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
-        self.renew()
-
-    def renew(self) -> None:
-        from multiprocessing import get_context
-
-        self.pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=prepare, initargs=(self.threads,))
-
-    def start(self, run: Run, where: Where) -> Future[list[Row]]:
-        return self.pool.submit(execute, run, where)
-
-    def stop(self) -> None:
-        """At once: what a run has not finished is in its checkpoint."""
-        processes = list((self.pool._processes or {}).values())
-        self.pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.terminate()
+def _rows(where: Where, runs: Iterator[Run], note: Callable[[Any], None]) -> Iterator[list[Row]]:
+    """What a worker does."""
+    return (execute(run, where) for run in runs)
 
 
 @dataclass(frozen=True)
 class Ray:
     """On a Ray cluster: the one at `address` ("auto": that of this machine, "local": a new one here).
 
-    `out` and the data root must be the same folders on all of its machines. A run whose worker dies is begun again
+    `out` and the data root must be the same folders on all of its machines. A run whose worker dies is started again
     elsewhere, from its saved state.
     """
 
@@ -112,9 +75,9 @@ class Ray:
                 except ray.exceptions.RayTaskError as error:
                     if isinstance(error.cause, OutputError):
                         raise error.cause from None
-                    rows = [failure(run, str(error.cause))]
+                    rows = [failed_row(run, str(error.cause))]
                 except ray.exceptions.RayError as error:
-                    rows = [failure(run, f"{DIED.format(tries=TRIES)}: {type(error).__name__}")]
+                    rows = [failed_row(run, f"{DIED.format(tries=TRIES)}: {type(error).__name__}")]
                 finish(run, rows)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ def _is_of(row: Row, config: AdapterConfig) -> bool:
     )
 
 
-def _stated(path: Path, said: dict[str, Any], protocol: str, data: str, part: object) -> Stated:
+def _stated(path: Path, said: Mapping[str, Any], protocol: str, data: str, part: object) -> Stated:
     try:
         counts = int(said["classes"]), int(said["images"]), float(said["accuracy"])
         return Stated(protocol, str(said[data]), str(part), str(said["split"]), *counts)

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from fewclip.bench.ablations import variants
-from fewclip.bench.machine import machine, now, versions
 from fewclip.bench.presets import settings_by_target, settings_for
-from fewclip.bench.protocols import PROTOCOLS, find_protocol
-from fewclip.bench.rows import ROWS, Row, append_rows, finished_runs, read_rows
-from fewclip.bench.run import ADAPTERS, UNFINISHED, Bench, Run, Where, backbone, read
+from fewclip.bench.protocols import PROTOCOLS, Bench, find_protocol
+from fewclip.bench.rows import ROWS, Row, append_rows, failed_row, finished_runs, measured_rows, read_rows
+from fewclip.bench.run import UNFINISHED, Run, Where, backbone, read
 from fewclip.data.benchmarks.table import named
 from fewclip.errors import FewclipError, OutputError, SettingsError
-from fewclip.files.lock import LOCK, only_writer
+from fewclip.files.lock import only_writer
 from fewclip.files.write import clear
 from fewclip.methods import METHODS, find, make_settings
 from fewclip.training.settings import TrainSettings
+from fewclip.workers.progress import Progress
 
 Finish = Callable[[Run, list[Row]], None]
 """Called by an executor with each run and its rows, as soon as they are there."""
@@ -166,19 +166,24 @@ def sweep(runs: Sequence[Run], where: Where, executor: Executor, *, quiet: bool 
         left = [run for name, run in wanted.items() if name not in finished]
         check_data(left, where.root)
         done = len(wanted) - len(left)
-        if done and not quiet:
-            print(f"{done} of {len(wanted)} runs are there already.", file=sys.stderr)
+        with Progress("bench", len(wanted), "runs", shown=not quiet) as progress:
+            if done:
+                progress.print(f"{done} of {len(wanted)} runs are done already.")
+            progress.update(done)
 
-        def finish(run: Run, rows: list[Row]) -> None:
-            nonlocal done
-            append_rows(path, rows)
-            where.checkpoint(run).unlink(missing_ok=True)
-            done += 1
-            if not quiet:
-                print(f"[{done}/{len(wanted)}] {run.name}: {', '.join(describe(rows))}", file=sys.stderr, flush=True)
+            def warn(line: str) -> None:  # also where only JSON is asked for
+                progress.print(line) if progress.shown else print(line, file=sys.stderr)
 
-        if left:
-            executor(left, where, finish)
+            def finish(run: Run, rows: list[Row]) -> None:
+                append_rows(path, rows)
+                where.checkpoint(run).unlink(missing_ok=True)
+                if note := rows[0].get("note"):
+                    warn(f"{run.name}: {note}.")
+                progress.print(f"[{progress.done + 1}/{len(wanted)}] {run.name}: {', '.join(describe(rows))}")
+                progress.update(progress.done + 1)
+
+            if left:
+                executor(left, where, finish)
         return [row for row in read_rows(path) if row["run"] in wanted] if path.exists() else []
 
 
@@ -188,9 +193,6 @@ def tidy(where: Where, finished: set[str]) -> None:
     clear(unfinished, "*")
     for name in finished:
         (unfinished / f"{name}.safetensors").unlink(missing_ok=True)
-    for left in Path(where.out, ADAPTERS).glob(f"*/{LOCK}"):
-        with only_writer(left.parent, patience=1):
-            pass
 
 
 def execute(run: Run, where: Where) -> list[Row]:
@@ -199,23 +201,16 @@ def execute(run: Run, where: Where) -> list[Row]:
     Raises:
         OutputError: its state can't be kept, which no further run could either.
     """
+    bench = Bench(run, where)
     try:
-        rows = list(PROTOCOLS[run.protocol].measure(Bench(run, where)))
+        tested = list(PROTOCOLS[run.protocol].measure(bench))
     except OutputError:
         raise
     except FewclipError as error:
-        return [failure(run, str(error))]
+        return [failed_row(run, str(error))]
     except Exception as error:  # a bug or a missing resource in one run leaves the others
-        return [failure(run, f"{type(error).__name__}: {error}"[:2000])]
-    head = {"run": run.name, "row": 0, "rows": len(rows), "status": "done", "error": None}
-    return [{**head, "row": number, **row} for number, row in enumerate(rows, 1)]
-
-
-def failure(run: Run, error: str) -> Row:
-    """The row of a run that failed."""
-    described = {k: v for k, v in asdict(run).items() if k not in ("targets", "target_settings")}
-    head = {"run": run.name, "row": 1, "rows": 1, "status": "failed", "error": error}
-    return {**head, **described, "dataset": run.source, "versions": versions(), "machine": machine(), "finished": now()}
+        return [failed_row(run, f"{type(error).__name__}: {error}"[:2000])]
+    return measured_rows(run, tested, bench.note)
 
 
 def describe(rows: list[Row]) -> Iterator[str]:

@@ -35,7 +35,7 @@ class Ray:
             raise SettingsError(f"processes is {self.actors}, but it must be at least 1.")
 
     def __call__(self, orders: Sequence[Order], spec: Spec, finish: Finish) -> None:
-        Predictor(spec, 1)  # a mistake is said here, in one sentence
+        Predictor(spec)  # so that a mistake is reported here, in one sentence
         with connected(self.address) as ray:
             self._run(ray, orders, spec, finish)
 
@@ -85,7 +85,7 @@ class _Actor:
 
         torch.set_num_threads(threads)
         os.chdir(folder)
-        self.predictor = Predictor(spec, threads)
+        self.predictor = Predictor(spec)
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
         orders = [Order(int(n), int(p)) for n, p in zip(batch["number"], batch["place"], strict=True)]

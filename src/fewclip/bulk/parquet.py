@@ -15,18 +15,18 @@ from fewclip.data.paths import check_inside
 from fewclip.errors import DataError
 
 NAMES = ("image", "img", "bytes", "jpg", "jpeg", "png", "webp", "image_bytes", "path", "file", "filename", "file_name")
-"""Columns taken for the images if several could be, in this order."""
+"""Columns that are taken for the images, in this order, where several could be."""
 AT_ONCE = 16
-"""Rows that are read at one time."""
+"""Rows that are read at a time."""
 BUFFER = 1 << 20
-"""Bytes that are read at one time of a column: without it Arrow takes a whole row group."""
+"""Bytes of a column that are read at a time: without it Arrow reads a whole row group."""
 
 
 def row_pieces(path: str, image: str | None, id: str | None) -> Iterator[Rows]:
     """Pieces of a Parquet file, each within one row group. `image` and `id` name columns.
 
     Raises:
-        DataError: no Parquet file, or no such columns.
+        DataError: it is not a Parquet file, or has no such columns.
     """
     with _open(path) as file:
         image = _image_column(path, file.schema_arrow, image)
@@ -40,59 +40,56 @@ def row_pieces(path: str, image: str | None, id: str | None) -> Iterator[Rows]:
             row += rows
 
 
-def read_rows(piece: Rows) -> Iterator[Image]:
-    """The images of a piece; what can't be read of the file is an image that can't be loaded."""
-    row = piece.row
-    try:
-        for value, id in _reader.rows(piece):
-            yield _image(piece, row, value, id)
-            row += 1
-    except (OSError, arrow().ArrowException) as error:
-        reason = str(error).split("\n")[0]
-        for lost in range(row, piece.row + piece.count):
-            said = f"Row {lost} of {piece.file} can't be read ({reason}): the file is damaged; copy it again."
-            yield Image(f"{piece.file}#{lost}", str(lost), partial(_refuse, said))
-
-
-class _Reader:
-    """Rows of a row group in order. The next piece goes on where the last ended, so that nothing is read twice."""
+class RowReader:
+    """Reads pieces of Parquet files. One that follows another in the same row group resumes where that ended, so that a
+    worker that is given pieces in order decodes each row once."""
 
     def __init__(self) -> None:
-        self.of: tuple[str, int] | None = None
-        self.at = 0
-        self.stream: Iterator[tuple[Any, Any]] = iter(())
+        self._group: tuple[str, int] | None = None
+        self._next = 0
+        self._stream: Iterator[tuple[Any, Any]] = iter(())
 
-    def rows(self, piece: Rows) -> Iterator[tuple[Any, Any]]:
-        if self.of != (piece.file, piece.group) or self.at > piece.first:
-            self.of, self.at = (piece.file, piece.group), 0
-            self.stream = self._read(piece)
+    def images(self, piece: Rows) -> Iterator[Image]:
+        """The images of a piece. Where the file can't be read, each is one whose `load` raises the reason."""
+        row = piece.row
         try:
-            for _ in range(self.at, piece.first):
-                next(self.stream)
-                self.at += 1
-            for _ in range(piece.count):
-                value = next(self.stream)
-                self.at += 1
-                yield value
+            for value, id in self._values(piece):
+                yield _image(piece, row, value, id)
+                row += 1
+        except (OSError, arrow().ArrowException) as error:
+            reason = str(error).split("\n")[0]
+            for lost in range(row, piece.row + piece.count):
+                message = f"Row {lost} of {piece.file} can't be read ({reason}): the file is damaged; copy it again."
+                yield Image(f"{piece.file}#{lost}", str(lost), partial(_refuse, message))
+
+    def _values(self, piece: Rows) -> Iterator[tuple[Any, Any]]:
+        """Image and id of each row."""
+        if self._group != (piece.file, piece.group) or self._next > piece.first:
+            self._group, self._next = (piece.file, piece.group), 0
+            self._stream = _stream(piece)
+        try:
+            for number in range(self._next, piece.first + piece.count):
+                value = next(self._stream)
+                self._next += 1
+                if number >= piece.first:
+                    yield value
         except StopIteration:
-            self.of = None
-            raise OSError("it has fewer rows than it says") from None
+            self._group = None
+            raise OSError("it has fewer rows than its metadata states") from None
         except BaseException:
-            self.of = None
+            self._group = None
             raise
 
-    @staticmethod
-    def _read(piece: Rows) -> Iterator[tuple[Any, Any]]:
-        columns = list(dict.fromkeys([piece.image, *([piece.id] if piece.id else [])]))
-        with _open(piece.file) as file:
-            for batch in file.iter_batches(AT_ONCE, row_groups=[piece.group], columns=columns, use_threads=False):
-                images = batch.column(piece.image)
-                ids = batch.column(piece.id) if piece.id else None
-                for row in range(batch.num_rows):
-                    yield images[row].as_py(), None if ids is None else ids[row].as_py()
 
-
-_reader = _Reader()
+def _stream(piece: Rows) -> Iterator[tuple[Any, Any]]:
+    """Image and id of every row of the piece's row group."""
+    columns = list(dict.fromkeys([piece.image, *([piece.id] if piece.id else [])]))
+    with _open(piece.file) as file:
+        for batch in file.iter_batches(AT_ONCE, row_groups=[piece.group], columns=columns, use_threads=False):
+            images = batch.column(piece.image)
+            ids = batch.column(piece.id) if piece.id else None
+            for row in range(batch.num_rows):
+                yield images[row].as_py(), None if ids is None else ids[row].as_py()
 
 
 def _image(piece: Rows, row: int, value: Any, id: Any) -> Image:
@@ -122,8 +119,8 @@ def _below(file: str, folder: str, stored: str) -> Source:
     return os.path.join(folder, check_inside(stored, file))
 
 
-def _refuse(said: str) -> Source:
-    raise DataError(said)
+def _refuse(message: str) -> Source:
+    raise DataError(message)
 
 
 def _open(path: str) -> Any:
@@ -150,8 +147,8 @@ def _image_column(path: str, schema: Any, given: str | None) -> str:
         if chosen:
             return chosen
     raise DataError(
-        f"{path} has the columns {', '.join(f'{f.name} ({f.type})' for f in schema)}, and none of them is surely the "
-        "image: name it with --column."
+        f"{path} has the columns {', '.join(f'{f.name} ({f.type})' for f in schema)}, and it is not clear which holds "
+        "the images: name it with --column."
     )
 
 

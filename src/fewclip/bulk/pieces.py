@@ -1,4 +1,4 @@
-"""Pieces of a source: a few hundred images each, said in few words, so that any process can read them by itself."""
+"""Pieces of a source: a few hundred images each, described in few words, so that any process can read them by itself."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fewclip.clip.decode import Source
 from fewclip.errors import DataError
 
 PIECE = 256
-"""Images of a piece, at most: what is done again when a run is killed."""
+"""Images per piece, at most: what is done again when a run is killed."""
 MAX_BYTES = 1 << 28
-"""Of one image in a tar or in Parquet: three for each of the most pixels that are decoded."""
+"""Bytes of one image in a tar or in Parquet, at most: three for each pixel of the largest image that is decoded."""
 
 
 class Image(NamedTuple):
@@ -46,7 +46,7 @@ class Files:
 
 @dataclass(frozen=True)
 class Members:
-    """Members of a tar: name, place of the first byte, number of bytes (-1: none, such as a link)."""
+    """Members of a tar: name, offset of the first byte, number of bytes (-1: none, such as a link)."""
 
     kind: ClassVar[str] = "members"
     tar: str
@@ -63,7 +63,10 @@ class Members:
 
 @dataclass(frozen=True)
 class Rows:
-    """`count` rows of one row group of a Parquet file, from its `first` on, which is row `row` of the file."""
+    """`count` rows of one row group of a Parquet file, from its `first` on, which is row `row` of the file.
+
+    `fewclip.bulk.parquet.RowReader` reads them.
+    """
 
     kind: ClassVar[str] = "rows"
     file: str
@@ -77,18 +80,13 @@ class Rows:
     def __len__(self) -> int:
         return self.count
 
-    def images(self) -> Iterator[Image]:
-        from fewclip.bulk.parquet import read_rows
-
-        return read_rows(self)
-
 
 Piece: TypeAlias = "Files | Members | Rows"
 KINDS: dict[str, Callable[..., Piece]] = {kind.kind: kind for kind in (Files, Members, Rows)}
 
 
 def to_line(piece: Piece) -> bytes:
-    """As a line of JSON; ASCII, so that names that are no UTF-8 keep their bytes."""
+    """As a line of JSON; in ASCII, so that names that are not UTF-8 keep their bytes."""
     return json.dumps({"kind": piece.kind, **asdict(piece)}, separators=(",", ":")).encode() + b"\n"
 
 
@@ -107,7 +105,7 @@ def check_size(what: str, size: int) -> None:
 
 
 def _key(name: str) -> str:
-    """WebDataset's key of a member: its name up to the first dot behind the last slash."""
+    """WebDataset's key of a member: its name up to the first dot after the last slash."""
     folder, slash, file = name.rpartition("/")
     return folder + slash + file.partition(".")[0]
 

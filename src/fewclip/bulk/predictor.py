@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,7 +15,8 @@ import torch
 from torch import Tensor
 
 from fewclip.adapters.adapter import PREDICT_BATCH, Adapter
-from fewclip.bulk.pieces import Image, Piece
+from fewclip.bulk.parquet import RowReader
+from fewclip.bulk.pieces import Image, Piece, Rows
 from fewclip.bulk.plan import read_piece
 from fewclip.bulk.table import encode
 from fewclip.errors import DataError
@@ -63,19 +63,20 @@ class Predictor:
         FewclipError: an adapter or candidates that can't be used.
     """
 
-    def __init__(self, spec: Spec, threads: int) -> None:
-        self.spec, self.threads = spec, threads
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
         self.adapter = Adapter.load(spec.adapter, backbone=spec.backbone, device=spec.device)
         self.names = list(self.adapter.classes if spec.classes is None else spec.classes)
         self.candidates = self.adapter.candidates(self.names)
+        self.rows = RowReader()
 
-    def parts(self, orders: Iterable[Order], announce: Callable[[int, int], None] | None = None) -> Iterator[Part]:
+    def parts(self, orders: Iterable[Order], announce: Callable[[int], None] | None = None) -> Iterator[Part]:
         """The part of each order, in order."""
         queue: Queue[_Batch | BaseException | None] = Queue(AHEAD)
 
         def feed() -> None:
             try:
-                with ThreadPoolExecutor(self.threads) as pool:
+                with ThreadPoolExecutor(torch.get_num_threads()) as pool:
                     for order in orders:
                         for batch in self._decoded(order, pool, announce):
                             queue.put(batch)
@@ -98,14 +99,14 @@ class Predictor:
                 done = []
 
     def _decoded(
-        self, order: Order, pool: ThreadPoolExecutor, announce: Callable[[int, int], None] | None
+        self, order: Order, pool: ThreadPoolExecutor, announce: Callable[[int], None] | None
     ) -> Iterator[_Batch]:
         piece: Piece = read_piece(self.spec.plan, order.place)
         size = 1 if order.careful else PREDICT_BATCH
-        images, start = piece.images(), 0
+        images, start = self.rows.images(piece) if isinstance(piece, Rows) else piece.images(), 0
         while part := list(islice(images, size)):
             if order.careful and announce is not None:
-                announce(order.number, start)
+                announce(start)
             read = [DEADLY] if start in order.skip else list(pool.map(self._read, part))
             start += len(part)
             pixels = [one for one in read if isinstance(one, Tensor)]
@@ -150,8 +151,3 @@ class _Batch:
     pixels: Tensor | None
     last: bool
     found: np.ndarray | None = field(default=None)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

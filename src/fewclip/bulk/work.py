@@ -1,7 +1,6 @@
 """The folder beside the output where its parts are kept until all are there: what makes a run go on where it stopped.
 
     .labels.parquet.fewclip/
-      lock            held by the one process that writes
       job.json        what the rows depend on; when they are finished, the size and time of the output
       plan.jsonl      the pieces
       part-N.parquet  the rows of piece N: whole, or not there
@@ -22,6 +21,7 @@ from typing import Any
 from fewclip.bulk.plan import Plan
 from fewclip.bulk.table import rows_of
 from fewclip.errors import OutputError
+from fewclip.files.lock import only_writer
 from fewclip.files.write import write_bytes, write_json
 
 KEPT = "What is finished is kept: the same command goes on from it."
@@ -44,24 +44,10 @@ class Work:
         Raises:
             OutputError
         """
-        from filelock import FileLock, Timeout
-
         if self.out.is_dir():
-            raise OutputError(f"{self.out} is a folder: give -o a file's name.")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / "lock")
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise OutputError(f"Another process is writing {self.out}: wait for it, or choose another -o.") from None
-        except OSError as error:
-            raise OutputError(
-                f"{self.out} can't be written: {error.strerror or error}. Choose a place that you may write to."
-            ) from error
-        try:
+            raise OutputError(f"{self.out} is a folder: give -o the name of a file.")
+        with only_writer(self.folder, output=self.out):
             yield
-        finally:
-            lock.release()
 
     def finished(self) -> dict[str, Any] | None:
         """What was said of the output when it was finished, if it is still that file."""

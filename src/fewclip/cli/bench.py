@@ -16,6 +16,7 @@ from fewclip.bench.presets import PRESETS
 from fewclip.bench.run import Where
 from fewclip.bench.sweep import Sweep, sweep
 from fewclip.classifier import DEFAULT_BACKBONE
+from fewclip.cli.options import listed
 from fewclip.errors import SettingsError
 
 
@@ -60,8 +61,6 @@ class Bench:
     """ray: GPUs of each run, such as 1 or 0.25."""
     device: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """cpu, cuda, …; by default a GPU if there is one."""
-    keep_adapters: bool = False
-    """Keep each trained adapter in FOLDER/adapters, and use it for whatever needs the same training."""
     dry_run: bool = False
     """List the runs and stop."""
     json: bool = False
@@ -94,7 +93,6 @@ def bench(arguments: list[str]) -> int:
         out=str(options.out.absolute()),
         root=None if options.root is None else str(options.root.absolute()),
         device=options.device,
-        keep_adapters=options.keep_adapters,
     )
     executor = (
         Local(options.processes)
@@ -115,7 +113,7 @@ def bench(arguments: list[str]) -> int:
 
 def names(text: str) -> tuple[str, ...]:
     """The parts of a list with commas, each once."""
-    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    return tuple(dict.fromkeys(listed(text)))
 
 
 def numbers(what: str, text: str) -> tuple[int, ...]:

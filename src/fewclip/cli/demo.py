@@ -161,7 +161,7 @@ def picture(fitted: dict[str, Adapter], test: Dataset, base: tuple[str, ...], pa
             Sample(
                 part.images[i],
                 part.classes[part.labels[i]],
-                [(m.removeprefix("CLIP "), part.classes[g[i]]) for m, g in guesses.items()],
+                [(m.removesuffix(" CLIP"), part.classes[g[i]]) for m, g in guesses.items()],
             )
             for i in range(len(part))
         ]

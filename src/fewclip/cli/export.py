@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from fewclip.cli.options import Adapter
+from fewclip.cli.options import Adapter, listed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ def export(arguments: list[str]) -> int:
 
     adapter = Loaded.load(options.adapter, backbone=options.backbone, device="cpu")
     if options.classes:
-        adapter.add_classes([name.strip() for name in options.classes.split(",") if name.strip()])
+        adapter.add_classes(listed(options.classes))
     done = write(
         adapter,
         options.out,

@@ -15,3 +15,8 @@ Adapter = Annotated[
         "goes first.",
     ),
 ]
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """The parts of an option that takes several, separated by commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -13,7 +13,7 @@ import tyro
 from fewclip.cli.options import Adapter
 from fewclip.errors import SettingsError
 
-NEEDED = ("fastapi", "uvicorn", "python_multipart")
+NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ def start(options: Serve, limits: object, batching: object) -> int:
     run(
         create_app(adapter, limits=limits, batching=batching, token=token, hosts=hosts),
         bound,
-        head_seconds=limits.read_seconds,
+        seconds=limits.read_seconds,
         ready=ready,
     )
     print("Stopped.")

@@ -186,6 +186,8 @@ def _many(images: Any) -> Iterable[Any]:
     """Many images from one or many; an array or tensor of four dimensions is many."""
     if isinstance(images, (str, bytes, os.PathLike)) or hasattr(images, "convert"):
         return [images]
-    if isinstance(images, (np.ndarray, Tensor)) and images.dtype != object and images.ndim < 4:
+    if isinstance(images, np.ndarray) and images.dtype.kind in "OUS":  # an array of paths or of images
+        return images.tolist()
+    if isinstance(images, (np.ndarray, Tensor)) and images.ndim < 4:
         return [images]
     return images

@@ -46,6 +46,7 @@ class Dataset:
         base: how many of the classes, from the first on, a base-to-novel protocol trains on; None without such an order.
         published: one of the 15 benchmark data sets, with the papers' rules: a class with fewer images than shots gives all of
             them, and two classes may have one name (ImageNet's missile and sunglasses).
+        numbers: the labels of the classes where they were given as whole numbers.
         whole: the data set that `only` took this part from.
     """
 
@@ -57,6 +58,7 @@ class Dataset:
     template: str | None = None
     base: int | None = None
     published: bool = False
+    numbers: tuple[int, ...] = ()
     whole: Dataset | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -80,7 +82,9 @@ class Dataset:
         kept = [i for i, label in enumerate(self.labels) if number[label] is not None]
         part = self.take(kept)
         labels = [new for label in part.labels if (new := number[label]) is not None]
-        return replace(part, classes=tuple(classes), labels=labels, base=None, whole=self._source())
+        of_place = {new: value for new, value in zip(number, self.numbers, strict=False) if new is not None}
+        numbers = tuple(of_place[new] for new in sorted(of_place)) if len(of_place) == len(classes) else ()
+        return replace(part, classes=tuple(classes), labels=labels, base=None, numbers=numbers, whole=self._source())
 
     def of_classes(self, classes: Sequence[str]) -> Dataset:
         """The images of some classes, with all classes kept as candidates."""

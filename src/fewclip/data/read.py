@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from fewclip.data.benchmarks.readers import ROOT_VARIABLE, find_folder, read_benchmark
 from fewclip.data.benchmarks.table import BENCHMARKS, TABLE, Benchmark, find_benchmark, named
 from fewclip.data.csv import read_csv
@@ -14,20 +16,28 @@ from fewclip.data.dataset import Dataset
 from fewclip.data.embedded import EMBEDDED, read_embedded
 from fewclip.data.folder import SPLITS, read_folder
 from fewclip.data.hf import HubTable, is_hub_table, read_hub_table
+from fewclip.data.labels import ClassNames, brief, read_labels
 from fewclip.errors import DataError
 from fewclip.files.read import exists
 
-Data = str | os.PathLike[str] | Dataset | HubTable | Mapping[str, HubTable] | Iterable[tuple[Any, str]]
+Data = str | os.PathLike[str] | Dataset | HubTable | Mapping[str, HubTable] | Iterable[tuple[Any, str | int]]
 """An embedded or published name, a folder, a CSV file, a `Dataset`, a Hugging Face data set, or pairs of an image and
-its class name."""
+its label."""
 
 
-def read_data(data: Data, split: str = "train", *, root: str | os.PathLike[str] | None = None) -> Dataset:
+def read_data(
+    data: Data,
+    split: str = "train",
+    *,
+    root: str | os.PathLike[str] | None = None,
+    class_names: ClassNames | None = None,
+) -> Dataset:
     """One split (train, val or test) of some data, as a `Dataset`.
 
     The name of an embedded data set takes precedence over a folder of the same name (write ./icons for the folder), and so
     does that of one of the 15 published ones where `root` or $FEWCLIP_DATA says where it is. A folder that holds a published
-    set's split file is read as that set.
+    set's split file is read as that set. `class_names` are for
+    pairs whose labels are whole numbers.
 
     Raises:
         DataError: nothing usable is found.
@@ -39,7 +49,7 @@ def read_data(data: Data, split: str = "train", *, root: str | os.PathLike[str] 
     if is_hub_table(data):
         return read_hub_table(data, split)
     if not isinstance(data, (str, os.PathLike)):
-        return from_pairs(list(cast("Iterable[Any]", data)))
+        return from_pairs(list(cast("Iterable[Any]", data)), class_names=class_names)
     if isinstance(data, str) and data in EMBEDDED:
         return read_embedded(data, split)
     path = Path(data)
@@ -74,25 +84,39 @@ def _read_path(path: Path, split: str) -> Dataset:
     return read_folder(path, split)
 
 
-def from_pairs(pairs: Sequence[Any], name: str = "the list") -> Dataset:
-    """Pairs (image, class name); classes in sorted order.
+def paired(images: Iterable[Any], labels: Any) -> list[tuple[Any, Any]]:
+    """Images with their labels.
 
     Raises:
-        DataError: there are no pairs, or something is not a pair.
+        DataError: not one label for each image.
+    """
+    if hasattr(labels, "__array__") and not hasattr(labels, "__len__"):
+        labels = np.asarray(labels)
+    if isinstance(labels, (str, bytes)) or not hasattr(labels, "__len__"):
+        raise DataError(f"The labels are {brief(labels)}: expected one label for each image.")
+    images, labels = list(images), list(labels)
+    if len(images) != len(labels):
+        raise DataError(f"{len(images)} images were given with {len(labels)} labels: expected one label an image.")
+    return list(zip(images, labels, strict=True))
+
+
+def from_pairs(pairs: Sequence[Any], name: str = "the list", *, class_names: ClassNames | None = None) -> Dataset:
+    """Pairs (image, label); classes in the sorted order of their labels, which are text or whole numbers.
+
+    `class_names` are the names of classes whose labels are whole numbers, by default the numbers written out.
+
+    Raises:
+        DataError: there are no pairs, or something is not a pair; labels as in `fewclip.data.labels.read_labels`.
     """
     if not pairs:
         raise DataError("No images were given: expected a folder, or pairs of an image and its class name.")
     for pair in pairs:
-        if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[1], str)):
-            raise DataError(f"Expected pairs of an image and its class name, but one entry is {_brief(pair)}.")
-    classes = sorted({label for _, label in pairs})
-    number = {c: i for i, c in enumerate(classes)}
-    return Dataset(name, tuple(classes), [image for image, _ in pairs], [number[c] for _, c in pairs])
-
-
-def _brief(thing: object) -> str:
-    text = repr(thing)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+        if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
+            raise DataError(f"Expected pairs of an image and its class name, but one entry is {brief(pair)}.")
+    labels = read_labels([label for _, label in pairs], class_names)
+    return Dataset(
+        name, tuple(labels.classes), [image for image, _ in pairs], labels.indices, numbers=tuple(labels.numbers)
+    )
 
 
 __all__ = [

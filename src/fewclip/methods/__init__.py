@@ -24,6 +24,7 @@ from fewclip.methods.prograd import ProGrad
 from fewclip.methods.promptsrc import PromptSRC
 from fewclip.methods.provp import ProVP
 from fewclip.methods.rpo import RPO
+from fewclip.methods.settings import checked, suggestion
 from fewclip.methods.tcp import TCP
 from fewclip.methods.tip_adapter import TipAdapter, TipAdapterF
 from fewclip.methods.zero_shot import ZeroShot
@@ -65,8 +66,10 @@ def find(name: str) -> type[Method]:
     Raises:
         SettingsError: there is none.
     """
-    if name not in METHODS:
-        raise SettingsError(f"There is no method {name!r}: choose one of {', '.join(METHODS)}.")
+    if not isinstance(name, str) or name not in METHODS:
+        raise SettingsError(
+            f"There is no method {name!r}{suggestion(str(name), METHODS)}: choose one of {', '.join(METHODS)}."
+        )
     return METHODS[name]
 
 
@@ -85,11 +88,14 @@ def make_settings(name: str, values: dict[str, Any]) -> Any:
     """The settings of a method from a dict of those that differ from its defaults.
 
     Raises:
-        SettingsError: a name that the method doesn't have.
+        SettingsError: a name that the method doesn't have, or a value of another type, not among the choices, or out of
+            its range.
     """
     kind = find(name).Settings
     known = [f.name for f in fields(kind)]
     for key in values:
         if key not in known:
-            raise SettingsError(f"{name} has no setting {key!r}: it has {', '.join(known) or 'none'}.")
-    return kind(**values)
+            raise SettingsError(
+                f"{name} has no setting {key!r}{suggestion(key, known)}: it has {', '.join(known) or 'none'}."
+            )
+    return kind(**checked(kind, values))

@@ -7,17 +7,18 @@ so `parameters()` are what trains and `state_dict()` is what an adapter file sto
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from fewclip.clip.model import CLIP
-from fewclip.clip.prompts import Prompts
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
+
+    from fewclip.methods.classes import ClassTexts
 
 SCALE = 100.0
 """Logit scale of MMRL, Tip-Adapter and CLIP-LoRA: a constant, where CLIP's own parameter is exp(4.6052)."""
@@ -84,34 +85,30 @@ class Method(nn.Module, ABC):
     """Its dataclass of settings."""
     train_settings: ClassVar[dict[str, Any]] = {}
     """Fields of `TrainSettings` whose published values differ from the defaults there."""
-    sized_by_data: ClassVar[tuple[str, ...]] = ()
-    """Tensors whose shape is known when the training classes or images are; `load_state_dict` takes any shape."""
     whole_batches: ClassVar[bool] = False
     """The loss compares the images of a batch, so that it can't be split into parts or over processes."""
     chooses: ClassVar[str] = ""
     """What it chooses by validation images, in a few words; empty where it has no use for them."""
     published_val: ClassVar[Literal["", "few", "all"]] = ""
     """Which of them its published runs look at: at most 4 of each class, or the whole val split."""
-    score_settings: ClassVar[tuple[str, ...]] = ()
-    """Those that change `scores` alone, so that one training serves all their values."""
 
     clip: CLIP
     """The frozen backbone."""
     settings: Any
     """A `Settings`."""
+    class_count: int
+    """How many classes it is trained on."""
 
-    def __init__(self, clip: CLIP, settings: Any = None) -> None:
+    def __init__(self, clip: CLIP, settings: Any = None, classes: int = 0) -> None:
+        """`classes`: how many classes it is trained on, for methods that learn something for each of them."""
         super().__init__()
         object.__setattr__(self, "clip", clip)  # beside the module, not in it
         self.settings = self.Settings() if settings is None else settings
+        self.class_count = classes
 
     # Before training
 
-    def sentences(self, template: str) -> tuple[str, tuple[str, ...]]:
-        """The sentence whose tokens `Prompts` hold, and those of its `templates`, each with `{}` for the class name."""
-        return template, ()
-
-    def prepare(self, prompts: Prompts) -> None:
+    def prepare(self, texts: ClassTexts) -> None:
         """Compute once, before the first step, what training on these classes needs of the frozen text tower."""
 
     def memorise(self, examples: Examples, val: Examples | None = None) -> None:
@@ -156,7 +153,7 @@ class Method(nn.Module, ABC):
     # Scoring
 
     @abstractmethod
-    def encode_classes(self, prompts: Prompts) -> Any:
+    def encode_classes(self, texts: ClassTexts) -> Any:
         """All that can be computed of candidate classes before an image is seen; passed to `scores`."""
 
     @abstractmethod
@@ -185,14 +182,6 @@ class Method(nn.Module, ABC):
     def parameter_count(self) -> int:
         """How many numbers are trained."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        for name in self.sized_by_data:
-            if name in state_dict:
-                owner, _, last = name.rpartition(".")
-                tensor = getattr(self.get_submodule(owner), last)
-                tensor.data = tensor.new_empty(state_dict[name].shape)
-        return super().load_state_dict(state_dict, strict, assign)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         return self.loss(images, labels)

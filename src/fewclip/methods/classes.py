@@ -1,9 +1,9 @@
-"""Class names and the prompts made of them."""
+"""The classes as a method sees them: names, and the prompts made of any sentence about them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,58 +14,71 @@ from fewclip.data.names import key, match
 from fewclip.errors import DataError, PromptError
 
 if TYPE_CHECKING:
-    from fewclip.methods.base import Method
+    from jaxtyping import Int
+    from torch import Tensor
 
 
-def make_prompts(
-    names: Sequence[str],
-    template: str,
-    tokenizer: Tokenizer | None,
-    context_length: int,
-    *,
-    templates: Sequence[str] = (),
-    labels: Sequence[int] | None = None,
-) -> Prompts:
-    """The tokenised prompts of class names; `templates` and `labels` as `Prompts` has them.
+class ClassTexts:
+    """The classes of a training run or of a prediction. A method asks for the sentences that it needs.
 
-    Raises:
-        PromptError: a name or its prompt doesn't tokenise, or the prompt is longer than the context.
-        DataError: the backbone came without a tokenizer.
+    Attributes:
+        names: the class names as the user wrote them.
+        template: the user's sentence, with `{}` for the class name.
+        labels: each class's label in training (C,), -1 for one that was not trained on.
     """
-    if tokenizer is None:
-        raise DataError(
-            "This backbone has no tokenizer, so class names can't be read: load it with CLIP.from_pretrained."
-        )
-    if not names:
-        raise PromptError("There is no class name: give at least one.")
-    tokenizer.check_names(names)
-    words = [name.replace("_", " ") for name in names]
 
-    def one(sentence: str) -> Prompts:
-        tokens = tokenizer([sentence.replace("{}", name) for name in words], context_length)
-        return replace(Prompts.from_tokens(tokens), sentence=sentence)
+    names: Sequence[str]
+    template: str
+    labels: Int[Tensor, " classes"]
 
-    return replace(
-        one(template),
-        names=torch.tensor([len(tokenizer.encode(name)) for name in words]),
-        templates=tuple(one(sentence) for sentence in templates),
-        labels=None if labels is None else torch.tensor(list(labels)),
-    )
+    def __init__(
+        self,
+        names: Sequence[str],
+        template: str,
+        tokenizer: Tokenizer | None,
+        context_length: int = 77,
+        *,
+        trained: Sequence[str] | None = None,
+    ) -> None:
+        """`trained`: names of the training classes in the order of their labels; None if `names` are these classes.
 
+        Raises:
+            PromptError: there is no name, or one that can't be tokenised.
+            DataError: the backbone came without a tokenizer.
+        """
+        if tokenizer is None:
+            raise DataError(
+                "This backbone has no tokenizer, so class names can't be read: load it with CLIP.from_pretrained."
+            )
+        if not names:
+            raise PromptError("There is no class name: give at least one.")
+        tokenizer.check_names(names)
+        self.names, self.template, self.tokenizer, self.context_length = names, template, tokenizer, context_length
+        places = match([key(name) for name in names], [key(name) for name in (names if trained is None else trained)])
+        self.labels = torch.tensor([-1 if place is None else place for place in places])
+        self._words = [name.replace("_", " ") for name in names]
+        self._prompts: dict[str, Prompts] = {}
 
-def prompts_for(method: Method, names: Sequence[str], template: str, trained: Sequence[str] = ()) -> Prompts:
-    """The sentences that a method asks for, and which of the names are among those that it was `trained` on.
+    def __len__(self) -> int:
+        return len(self.names)
 
-    Raises:
-        PromptError, DataError: as `make_prompts`.
-    """
-    sentence, templates = method.sentences(template)
-    labels = match([key(name) for name in names], [key(name) for name in trained])
-    return make_prompts(
-        names,
-        sentence,
-        method.clip.tokenizer,
-        method.clip.config.context_length,
-        templates=templates,
-        labels=[-1 if label is None else label for label in labels],
-    )
+    def prompts(self, sentence: str) -> Prompts:
+        """One prompt per class: the sentence with the class name in place of `{}`. Each sentence is tokenised once.
+
+        Raises:
+            PromptError: a prompt is longer than the context.
+        """
+        if sentence not in self._prompts:
+            texts = [sentence.replace("{}", name) for name in self._words]
+            self._prompts[sentence] = Prompts.from_tokens(self.tokenizer(texts, self.context_length))
+        return self._prompts[sentence]
+
+    @property
+    def sentences(self) -> list[str]:
+        """The sentences that were asked for so far."""
+        return list(self._prompts)
+
+    @cached_property
+    def name_lengths(self) -> Int[Tensor, " classes"]:
+        """How many tokens each class name has."""
+        return torch.tensor([len(self.tokenizer.encode(name)) for name in self._words])

@@ -42,8 +42,8 @@ class CLIPAdapter(CosineMethod):
     train_settings = coop_training()
     settings: CLIPAdapterSettings
 
-    def __init__(self, clip: CLIP, settings: CLIPAdapterSettings | None = None) -> None:
-        super().__init__(clip, settings)
+    def __init__(self, clip: CLIP, settings: CLIPAdapterSettings | None = None, classes: int = 0) -> None:
+        super().__init__(clip, settings, classes)
         if not 0 <= self.settings.ratio <= 1:
             raise SettingsError(f"ratio is {self.settings.ratio}, but it mixes two features and lies between 0 and 1.")
         dim = clip.config.embed_dim

@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewclip.clip.model import CLIP
-from fewclip.clip.prompts import Prompts
 from fewclip.clip.tokens import Beside, Place, Stem, TextTokens
 from fewclip.errors import SettingsError
 from fewclip.methods import frozen
 from fewclip.methods.base import SCALE, unit
+from fewclip.methods.classes import ClassTexts
 from fewclip.methods.cosine import CosineMethod
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ class CLIPLoRA(CosineMethod):
     }
     settings: CLIPLoRASettings
 
-    def __init__(self, clip: CLIP, settings: CLIPLoRASettings | None = None) -> None:
-        super().__init__(clip, settings)
+    def __init__(self, clip: CLIP, settings: CLIPLoRASettings | None = None, classes: int = 0) -> None:
+        super().__init__(clip, settings, classes)
         s, config = self.settings, clip.config
         if s.rank < 1 or not s.projections or set(s.projections) - set(PLACES):
             raise SettingsError(
@@ -119,12 +119,15 @@ class CLIPLoRA(CosineMethod):
 
         return add
 
-    def prepare(self, prompts: Prompts) -> None:
-        super().prepare(prompts.until(0) if self.settings.dropout else prompts)
+    def prepare(self, texts: ClassTexts) -> None:
+        # Dropout is drawn for every class, also in what the prompts have in common.
+        self._read = self.read(texts, share=not self.settings.dropout)
 
-    def read(self, prompts: Prompts) -> TextGroups[Stem[TextTokens]]:
+    def read(self, texts: ClassTexts, share: bool = True) -> TextGroups[Stem[TextTokens]]:
+        """The template's prompts at the first layer with an update; `share`: they share their prefix."""
+        prompts = texts.prompts(texts.template)
         first = min(self.text.layers) if self.text is not None else 1
-        return self.clip.text_groups(prompts, first)
+        return self.clip.text_groups(prompts if share else prompts.until(0), first)
 
     def class_features(self, read: TextGroups[Stem[TextTokens]]) -> Float[Tensor, "classes dim"]:
         return unit(self.clip.text_features(read, beside=self.beside(self.text)))

@@ -17,6 +17,7 @@ from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
 from fewclip.methods import frozen
 from fewclip.methods.base import Method, normal, unit
+from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import Slots, sentence, start_from_words
 from fewclip.methods.coop import coop_training
 
@@ -48,19 +49,20 @@ class CoCoOp(Method):
     train_settings = coop_training(epochs=10, batch_size=1)
     settings: CoCoOpSettings
 
-    def __init__(self, clip: CLIP, settings: CoCoOpSettings | None = None) -> None:
-        super().__init__(clip, settings)
+    def __init__(self, clip: CLIP, settings: CoCoOpSettings | None = None, classes: int = 0) -> None:
+        super().__init__(clip, settings, classes)
         dim, width = clip.config.embed_dim, clip.config.text_width
         hidden = max(1, dim // self.settings.reduction)
         self.context = normal(self.settings.context_tokens, width)
         self.meta_net = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, width))
 
-    def sentences(self, template: str) -> tuple[str, tuple[str, ...]]:
-        return sentence(self.settings.context_tokens, self.settings.words), ()
+    def prompts(self, texts: ClassTexts) -> Prompts:
+        """One sentence per class, the same whatever the template; its first words are replaced by the context."""
+        return texts.prompts(sentence(self.settings.context_tokens, self.settings.words))
 
-    def prepare(self, prompts: Prompts) -> None:
-        start_from_words(self.context, self.settings.words, self.clip, prompts)
-        self._slots = self.encode_classes(prompts)
+    def prepare(self, texts: ClassTexts) -> None:
+        start_from_words(self.context, self.settings.words, self.clip, self.prompts(texts))
+        self._slots = self.encode_classes(texts)
 
     def text_features(self, slots: Slots, shift: Float[Tensor, "batch width"]) -> Float[Tensor, "batch classes dim"]:
         """Every image's own class features, L2-normalised."""
@@ -74,9 +76,9 @@ class CoCoOp(Method):
         out = {"image_features": f, "text_features": w, "ctx_bias": shift, "logits": logits}
         return out | {"loss": F.cross_entropy(logits, labels)}
 
-    def encode_classes(self, prompts: Prompts) -> Slots:
-        """The prompts but for the context, which waits for the image."""
-        return Slots(self.clip, prompts, self.settings.context_tokens)
+    def encode_classes(self, texts: ClassTexts) -> Slots:
+        """The prompts without the context, which depends on the image."""
+        return Slots(self.clip, self.prompts(texts), self.settings.context_tokens)
 
     def scores(
         self, images: Float[Tensor, "batch 3 height width"], classes: Slots, seen: Bool[Tensor, " classes"]

@@ -49,7 +49,8 @@ def start_from_words(context: Float[Tensor, "m width"], words: str, clip: CLIP, 
 class Slots:
     """Prompts in which the M tokens behind the start token are replaced by context vectors.
 
-    `own`: each class has its own. `position`: where the class name stands; if not at the end, `Prompts.names` is needed.
+    `own`: each class has its own. `position`: where the class name is; if not at the end, `names` gives the length of each
+    name in tokens.
     `share`: how many such sets of prompts a step runs (`TextGroups`).
     """
 
@@ -61,12 +62,19 @@ class Slots:
         context_tokens: int,
         position: Position = "end",
         own: bool = False,
+        *,
+        names: Int[Tensor, " classes"] | None = None,
         share: int = 1,
     ) -> None:
         before = {"end": context_tokens, "middle": context_tokens // 2, "front": 0}[position]
         longest = 1 if own else 1 + before if position != "end" else prompts.prefix
         groups = pieces(prompts.until(longest), clip.device)
-        self.groups = [_Group(clip, some, context_tokens, before, moved=position != "end") for some, _ in groups]
+        if position == "end":
+            names = None
+        self.groups = [
+            _Group(clip, some, context_tokens, before, None if names is None else names[rows.cpu()])
+            for some, rows in groups
+        ]
         self.rows = [rows for _, rows in groups]
         self.own, self.share = own, share
 
@@ -86,9 +94,11 @@ class Slots:
 class _Group:
     """The slots of prompts of like length."""
 
-    def __init__(self, clip: CLIP, prompts: Prompts, context_tokens: int, before: int, moved: bool) -> None:
+    def __init__(
+        self, clip: CLIP, prompts: Prompts, context_tokens: int, before: int, names: Int[Tensor, " classes"] | None
+    ) -> None:
         split = prompts.prefix
-        order = _order(prompts, context_tokens, before, moved).to(clip.device)
+        order = _order(prompts, context_tokens, before, names).to(clip.device)
         length = order.shape[1]
         self.embedded = clip.token_embedding(prompts.tokens.to(clip.device))  # (C, L, width), without position
         self.prefix_order, self.suffix_order = order[0, :split], order[:, split:, None]
@@ -115,13 +125,14 @@ class _Group:
         return Stem(1, TextTokens(prefix, suffix, self.eot))
 
 
-def _order(prompts: Prompts, context_tokens: int, before: int, moved: bool) -> Int[Tensor, "classes length"]:
-    """For each position of a filled prompt, what stands there: a token of the prompt, or L + m for context vector m."""
+def _order(
+    prompts: Prompts, context_tokens: int, before: int, names: Int[Tensor, " classes"] | None
+) -> Int[Tensor, "classes length"]:
+    """For each position of a filled prompt, its source: a token of the prompt, or L + m for context vector m."""
     length = prompts.tokens.shape[1]
     context = list(range(length, length + context_tokens))
     rest = list(range(1 + context_tokens, length))
-    if not moved:
+    if names is None:
         return torch.tensor([[0, *context, *rest]]).expand(len(prompts), -1)
-    assert prompts.names is not None, "these prompts don't say where the class names end"
-    rows = [[0, *context[:before], *rest[:name], *context[before:], *rest[name:]] for name in prompts.names.tolist()]
+    rows = [[0, *context[:before], *rest[:name], *context[before:], *rest[name:]] for name in names.tolist()]
     return torch.tensor(rows)

@@ -15,6 +15,7 @@ from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
 from fewclip.errors import SettingsError
 from fewclip.methods.base import normal, unit
+from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import Position, Slots, sentence, start_from_words
 from fewclip.methods.cosine import CosineMethod
 
@@ -50,36 +51,38 @@ class CoOp(CosineMethod):
     new_classes = "the same context before the new name (class-specific: none)"
     Settings = CoOpSettings
     train_settings = coop_training()
-    sized_by_data = ("context",)
     settings: CoOpSettings
 
-    def __init__(self, clip: CLIP, settings: CoOpSettings | None = None) -> None:
-        super().__init__(clip, settings)
+    def __init__(self, clip: CLIP, settings: CoOpSettings | None = None, classes: int = 0) -> None:
+        super().__init__(clip, settings, classes)
         if self.settings.context_tokens < 1:
             raise SettingsError(f"context_tokens is {self.settings.context_tokens}, but it must be at least 1.")
-        self.context = normal(self.settings.context_tokens, clip.config.text_width)  # (M, d), CSC: (C, M, d)
+        own = (classes,) if self.settings.class_specific else ()
+        self.context = normal(*own, self.settings.context_tokens, clip.config.text_width)  # (M, d), CSC: (C, M, d)
 
     @classmethod
     def answers_new_with(cls, settings: CoOpSettings) -> bool:
         return not settings.class_specific
 
-    def sentences(self, template: str) -> tuple[str, tuple[str, ...]]:
-        words = "" if self.settings.class_specific else self.settings.words
-        return sentence(self.settings.context_tokens, words), ()
+    def words(self, template: str) -> str:
+        """What the context starts from."""
+        return "" if self.settings.class_specific else self.settings.words
 
-    def prepare(self, prompts: Prompts) -> None:
-        s = self.settings
-        if s.class_specific:
-            start = normal(len(prompts), s.context_tokens, self.clip.config.text_width)
-            self.context.data = start.data.to(self.context)
-        else:
-            start_from_words(self.context, s.words, self.clip, prompts)
-        super().prepare(prompts)
+    def prompts(self, texts: ClassTexts) -> Prompts:
+        """One sentence per class; its first words are replaced by the context."""
+        return texts.prompts(sentence(self.settings.context_tokens, self.words(texts.template)))
 
-    def read(self, prompts: Prompts) -> tuple[Slots, Tensor]:
+    def prepare(self, texts: ClassTexts) -> None:
+        if not self.settings.class_specific:
+            start_from_words(self.context, self.words(texts.template), self.clip, self.prompts(texts))
+        super().prepare(texts)
+
+    def read(self, texts: ClassTexts) -> tuple[Slots, Tensor]:
+        """The prompts without the context, and each class's label in training."""
         s = self.settings
-        slots = Slots(self.clip, prompts, s.context_tokens, s.position, s.class_specific)
-        return slots, prompts.training_labels().to(self.clip.device)
+        names = None if s.position == "end" else texts.name_lengths
+        slots = Slots(self.clip, self.prompts(texts), s.context_tokens, s.position, s.class_specific, names=names)
+        return slots, texts.labels.to(self.clip.device)
 
     def class_features(self, read: tuple[Slots, Tensor]) -> Float[Tensor, "classes d"]:
         slots, labels = read

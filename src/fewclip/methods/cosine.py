@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewclip.clip.prompts import Prompts
 from fewclip.methods import frozen
 from fewclip.methods.base import Method
+from fewclip.methods.classes import ClassTexts
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -22,9 +22,9 @@ class CosineMethod(Method):
     classes: by default the text features themselves.
     """
 
-    def read(self, prompts: Prompts) -> Any:
-        """The constant part of the text side; here unit text features (C, d)."""
-        return frozen.text_features(self.clip, prompts)
+    def read(self, texts: ClassTexts) -> Any:
+        """The constant part of the text side; here the template's unit text features (C, d)."""
+        return frozen.text_features(self.clip, texts.prompts(texts.template))
 
     def class_features(self, read: Any) -> Float[Tensor, "classes dim"]:
         """w (C, d), L2-normalised, from what `read` returned."""
@@ -34,8 +34,8 @@ class CosineMethod(Method):
         """f (B, d), L2-normalised."""
         return frozen.image_features(self.clip, images)
 
-    def prepare(self, prompts: Prompts) -> None:
-        self._read = self.read(prompts)
+    def prepare(self, texts: ClassTexts) -> None:
+        self._read = self.read(texts)
 
     def outputs(self, images: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
         """Features and logits (B, C) of a batch over the training classes."""
@@ -46,8 +46,8 @@ class CosineMethod(Method):
         out = self.outputs(images)
         return out | {"loss": F.cross_entropy(out["logits"], labels)}
 
-    def encode_classes(self, prompts: Prompts) -> Any:
-        return self.class_features(self.read(prompts))
+    def encode_classes(self, texts: ClassTexts) -> Any:
+        return self.class_features(self.read(texts))
 
     def scores(
         self,

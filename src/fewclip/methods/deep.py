@@ -16,7 +16,8 @@ from fewclip.clip.prompts import Prompts
 from fewclip.clip.tokens import Insertion
 from fewclip.errors import SettingsError
 from fewclip.methods.base import unit
-from fewclip.methods.context import Slots
+from fewclip.methods.classes import ClassTexts
+from fewclip.methods.context import Slots, sentence
 from fewclip.methods.cosine import CosineMethod
 
 if TYPE_CHECKING:
@@ -37,8 +38,12 @@ class DeepPrompts(CosineMethod):
         """Those of each image layer from the first on."""
         return self.image
 
-    def read(self, prompts: Prompts) -> Slots:
-        return Slots(self.clip, prompts, self.text_tokens().shape[1])
+    def prompts(self, texts: ClassTexts) -> Prompts:
+        """One sentence per class; its first words are replaced by the text tokens of layer 1."""
+        return texts.prompts(sentence(self.text_tokens().shape[1]))
+
+    def read(self, texts: ClassTexts) -> Slots:
+        return Slots(self.clip, self.prompts(texts), self.text_tokens().shape[1])
 
     def class_features(self, read: Slots) -> Float[Tensor, "classes dim"]:
         tokens = self.text_tokens()

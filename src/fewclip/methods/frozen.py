@@ -1,8 +1,8 @@
-"""What frozen CLIP says of images and sentences: the start, the target or the other half of most methods."""
+"""Features of frozen CLIP: the start, the target or the other half of most methods."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,7 +35,7 @@ def text_features(clip: CLIP, prompts: Prompts) -> Float[Tensor, "classes dim"]:
 
 
 @torch.no_grad()
-def ensemble(clip: CLIP, templates: Sequence[Prompts], *, each_unit: bool = True) -> Float[Tensor, "classes dim"]:
+def ensemble(clip: CLIP, sentences: Iterable[Prompts], *, each_unit: bool = True) -> Float[Tensor, "classes dim"]:
     """Unit text features averaged over sentences; `each_unit`: each sentence's is normalised before the mean."""
-    features = torch.stack([clip.text_features(clip.text_groups(prompts)) for prompts in templates])
+    features = torch.stack([clip.text_features(clip.text_groups(prompts)) for prompts in sentences])
     return unit((unit(features) if each_unit else features).mean(0))

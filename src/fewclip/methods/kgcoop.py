@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from fewclip.clip.prompts import Prompts
 from fewclip.methods import frozen
 from fewclip.methods.base import cosine_gap
+from fewclip.methods.classes import ClassTexts
 from fewclip.methods.coop import CoOp, CoOpSettings, coop_training
 
 if TYPE_CHECKING:
@@ -39,12 +39,9 @@ class KgCoOp(CoOp):
     train_settings = coop_training(epochs=100, batch_size=128)
     settings: KgCoOpSettings
 
-    def sentences(self, template: str) -> tuple[str, tuple[str, ...]]:
-        return super().sentences(template)[0], (template,)
-
-    def prepare(self, prompts: Prompts) -> None:
-        super().prepare(prompts)
-        self._frozen_text = frozen.text_features(self.clip, prompts.templates[0])  # Z (C, d)
+    def prepare(self, texts: ClassTexts) -> None:
+        super().prepare(texts)
+        self._frozen_text = frozen.text_features(self.clip, texts.prompts(texts.template))  # Z (C, d)
 
     def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
         """CE + λ·(1 - mean_c cos(w_c, z_c))."""

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from fewclip.clip.model import CLIP
-from fewclip.clip.prompts import Prompts
 from fewclip.errors import SettingsError
 from fewclip.methods import frozen
 from fewclip.methods.base import Examples, Method
+from fewclip.methods.classes import ClassTexts
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -46,21 +46,21 @@ class LinearProbe(Method):
     parameters_b16 = "513 a class"
     new_classes = ""
     Settings = LinearProbeSettings
-    sized_by_data = ("weight", "bias")
     chooses = "C"
     published_val = "few"
     grid: tuple[float, ...] = (1e6, 1e4, 1e2, 1, 1e-2, 1e-4, 1e-6)
     """Values of C that the search begins with."""
     settings: LinearProbeSettings
 
-    def __init__(self, clip: CLIP, settings: LinearProbeSettings | None = None) -> None:
-        super().__init__(clip, settings)
+    def __init__(self, clip: CLIP, settings: LinearProbeSettings | None = None, classes: int = 0) -> None:
+        super().__init__(clip, settings, classes)
         if not self.settings.c > 0:
             raise SettingsError(f"c is {self.settings.c}, but it must be above 0.")
-        self.weight = nn.Parameter(torch.empty(0, clip.config.embed_dim), requires_grad=False)  # W (C, d)
-        self.bias = nn.Parameter(torch.empty(0), requires_grad=False)  # b (C,)
+        self.weight = nn.Parameter(torch.zeros(classes, clip.config.embed_dim), requires_grad=False)  # W (C, d)
+        self.bias = nn.Parameter(torch.zeros(classes), requires_grad=False)  # b (C,)
         self._chosen: dict[str, float] = {}
 
+    @torch.no_grad()
     def memorise(self, examples: Examples, val: Examples | None = None) -> None:
         f, labels = frozen.raw_image_features(self.clip, examples.plain()), examples.labels
         model = self.regression(f, labels, self.settings.c)
@@ -69,7 +69,8 @@ class LinearProbe(Method):
             model = self.search(f, labels, g, truth)
             self._chosen = {"c": float(model.C)}
         weight, bias = coefficients(model)
-        self.weight.data, self.bias.data = weight.to(f), bias.to(f)
+        self.weight.copy_(weight)
+        self.bias.copy_(bias)
 
     @property
     def chosen(self) -> dict[str, float]:
@@ -85,7 +86,7 @@ class LinearProbe(Method):
             from sklearn.linear_model import LogisticRegression
         except ImportError as error:
             raise SettingsError(
-                "linear-probe needs scikit-learn, which is not installed: pip install scikit-learn."
+                "linear-probe needs scikit-learn, which is not installed: pip install 'fewclip[probe]'."
             ) from error
         s = self.settings
         model = LogisticRegression(C=c, solver="lbfgs", max_iter=s.max_iter, tol=s.tolerance)
@@ -125,9 +126,9 @@ class LinearProbe(Method):
         """Never called: it is fitted in closed form."""
         raise RuntimeError("a linear probe is fitted in closed form and has no training steps")
 
-    def encode_classes(self, prompts: Prompts) -> Int[Tensor, " classes"]:
+    def encode_classes(self, texts: ClassTexts) -> Int[Tensor, " classes"]:
         """The training label of each candidate."""
-        return prompts.training_labels().to(self.clip.device)
+        return texts.labels.to(self.clip.device)
 
     def scores(
         self, images: Float[Tensor, "batch 3 height width"], classes: Int[Tensor, " classes"], seen: Bool[Tensor, " c"]

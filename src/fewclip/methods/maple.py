@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
 from fewclip.methods.base import normal
+from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import sentence, start_from_words
 from fewclip.methods.coop import coop_training
 from fewclip.methods.deep import DeepPrompts, depth_of
@@ -44,8 +45,8 @@ class MaPLe(DeepPrompts):
     train_settings = coop_training(lr=3.5e-3, epochs=5, batch_size=4)
     settings: MaPLeSettings
 
-    def __init__(self, clip: CLIP, settings: MaPLeSettings | None = None) -> None:
-        super().__init__(clip, settings)
+    def __init__(self, clip: CLIP, settings: MaPLeSettings | None = None, classes: int = 0) -> None:
+        super().__init__(clip, settings, classes)
         s, text, image = self.settings, clip.config.text_width, clip.config.vision_width
         depth = min(depth_of(clip, s.depth))
         self.text = normal(depth, s.prompt_tokens, text)  # (J, n, d_t)
@@ -54,12 +55,12 @@ class MaPLe(DeepPrompts):
         self.to_image = nn.Parameter(torch.stack([m.weight.detach() for m in maps]))  # (J, d_v, d_t)
         self.bias = nn.Parameter(torch.stack([m.bias.detach() for m in maps]))  # (J, d_v)
 
-    def sentences(self, template: str) -> tuple[str, tuple[str, ...]]:
-        return sentence(self.settings.prompt_tokens, self.settings.words), ()
+    def prompts(self, texts: ClassTexts) -> Prompts:
+        return texts.prompts(sentence(self.settings.prompt_tokens, self.settings.words))
 
-    def prepare(self, prompts: Prompts) -> None:
-        start_from_words(self.text[0], self.settings.words, self.clip, prompts)
-        super().prepare(prompts)
+    def prepare(self, texts: ClassTexts) -> None:
+        start_from_words(self.text[0], self.settings.words, self.clip, self.prompts(texts))
+        super().prepare(texts)
 
     def image_tokens(self) -> Float[Tensor, "depth n width"]:
         return self.text @ self.to_image.mT + self.bias[:, None]

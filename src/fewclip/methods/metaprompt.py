@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewclip.clip.model import CLIP
-from fewclip.clip.prompts import Prompts
 from fewclip.clip.templates import SELECTED_TEMPLATES
 from fewclip.methods import frozen
 from fewclip.methods.base import Gradients, Step, normal
-from fewclip.methods.context import sentence
+from fewclip.methods.classes import ClassTexts
+from fewclip.methods.context import Slots
 from fewclip.methods.coop import coop_training
 from fewclip.methods.deep import DeepPrompts, depth_of
 
@@ -57,19 +57,21 @@ class MetaPrompt(DeepPrompts):
     whole_batches = True  # a step looks for classes in its batch
     settings: MetaPromptSettings
 
-    def __init__(self, clip: CLIP, settings: MetaPromptSettings | None = None) -> None:
-        super().__init__(clip, settings)
+    def __init__(self, clip: CLIP, settings: MetaPromptSettings | None = None, classes: int = 0) -> None:
+        super().__init__(clip, settings, classes)
         s, (text_depth, image_depth) = self.settings, depth_of(clip, self.settings.depth)
         self.text = normal(text_depth, s.text_prompts, clip.config.text_width)  # (J, n_t, d_t)
         self.image = normal(image_depth, s.image_prompts, clip.config.vision_width)  # (J, n_v, d_v)
 
-    def sentences(self, template: str) -> tuple[str, tuple[str, ...]]:
+    def frozen_text(self, texts: ClassTexts) -> Float[Tensor, "classes dim"]:
+        """t0, of the template without its full stop, as published, and with `ensemble` of seven further sentences."""
         extra = SELECTED_TEMPLATES if self.settings.ensemble else ()
-        return sentence(self.settings.text_prompts), (*extra, template.removesuffix("."))
+        return frozen.ensemble(self.clip, map(texts.prompts, (*extra, texts.template.removesuffix("."))))
 
-    def prepare(self, prompts: Prompts) -> None:
-        self._prompts = prompts
-        self._read, self._frozen_text = self.read(prompts), frozen.ensemble(self.clip, prompts.templates)
+    def prepare(self, texts: ClassTexts) -> None:
+        super().prepare(texts)
+        self._prompts = self.prompts(texts)
+        self._frozen_text = self.frozen_text(texts)
 
     def outputs(self, images: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
         return self._compare(images, (self.class_features(self._read), self._frozen_text))
@@ -120,7 +122,7 @@ class MetaPrompt(DeepPrompts):
         """CE of frozen images against the prompted text of a group of classes, over that group's images."""
         place = torch.full((len(self._prompts),), -1)
         place[group] = torch.arange(len(group))
-        read = self.read(self._prompts[group])
+        read = Slots(self.clip, self._prompts[group], self.settings.text_prompts)
 
         def loss(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
             inside = place.to(labels.device)[labels]
@@ -136,8 +138,8 @@ class MetaPrompt(DeepPrompts):
         pairs = zip(gradients, self.parameters(), strict=True)
         return [torch.zeros_like(p) if g is None else g for g, p in pairs]
 
-    def encode_classes(self, prompts: Prompts) -> tuple[Tensor, Tensor]:
-        return self.class_features(self.read(prompts)), frozen.ensemble(self.clip, prompts.templates)
+    def encode_classes(self, texts: ClassTexts) -> tuple[Tensor, Tensor]:
+        return self.class_features(self.read(texts)), self.frozen_text(texts)
 
     def scores(  # type: ignore[override]
         self,

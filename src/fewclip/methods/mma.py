@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from fewclip.clip.model import CLIP
-from fewclip.clip.prompts import Prompts
 from fewclip.clip.tokens import Beside, Place, Stem, TextTokens
 from fewclip.errors import SettingsError
 from fewclip.methods.base import unit
+from fewclip.methods.classes import ClassTexts
 from fewclip.methods.coop import coop_training
 from fewclip.methods.cosine import CosineMethod
 
@@ -60,8 +60,8 @@ class MMA(CosineMethod):
     train_settings = coop_training(lr=1.5e-3, epochs=5, batch_size=16, warmup_epochs=0)
     settings: MMASettings
 
-    def __init__(self, clip: CLIP, settings: MMASettings | None = None) -> None:
-        super().__init__(clip, settings)
+    def __init__(self, clip: CLIP, settings: MMASettings | None = None, classes: int = 0) -> None:
+        super().__init__(clip, settings, classes)
         s, config = self.settings, clip.config
         depth = min(config.text_layers, config.vision_layers)
         first, last = s.first_layer or depth // 3 + 1, s.last_layer or depth
@@ -94,8 +94,8 @@ class MMA(CosineMethod):
 
         return add
 
-    def read(self, prompts: Prompts) -> TextGroups[Stem[TextTokens]]:
-        return self.clip.text_groups(prompts, self.text_first)
+    def read(self, texts: ClassTexts) -> TextGroups[Stem[TextTokens]]:
+        return self.clip.text_groups(texts.prompts(texts.template), self.text_first)
 
     def class_features(self, read: TextGroups[Stem[TextTokens]]) -> Float[Tensor, "classes dim"]:
         return unit(self.clip.text_features(read, beside=self.beside(self.text, self.text_first)))

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewclip.clip.model import CLIP
-from fewclip.clip.prompts import Prompts
 from fewclip.clip.tokens import Insertion, Stem, TextTokens
 from fewclip.errors import SettingsError
 from fewclip.methods.base import SCALE, Method, cosine_gap, unit
+from fewclip.methods.classes import ClassTexts
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -126,13 +126,12 @@ class MMRL(Method):
     parameters_b16 = "4,992,256"
     new_classes = "class features alone, held to CLIP's"
     Settings = MMRLSettings
-    score_settings = ("fusion", "seen_scores", "new_scores", "mixed_scores")
     aligner: Callable[[int, int, int], nn.Module] = Aligner
     mix = 1.0
     settings: MMRLSettings
 
-    def __init__(self, clip: CLIP, settings: MMRLSettings | None = None) -> None:
-        super().__init__(clip, settings)
+    def __init__(self, clip: CLIP, settings: MMRLSettings | None = None, classes: int = 0) -> None:
+        super().__init__(clip, settings, classes)
         s, config = self.settings, clip.config
         check(s, config.vision_layers, config.text_layers)
         self.image_first = s.first_layer or max(1, config.vision_layers // 2)
@@ -162,14 +161,18 @@ class MMRL(Method):
         x = visual.ln_post(torch.cat([visual.finish(part, edit.image, read) for part in parts]))
         return unit(x[:, 0] @ visual.proj), unit(self._project(x[:, 1:].mean(dim=1)))
 
+    def text_stem(self, texts: ClassTexts) -> TextGroups[Stem[TextTokens]]:
+        """The template's prompts as they enter the first layer with tokens: constant."""
+        return self.clip.text_groups(texts.prompts(texts.template), self.text_first)
+
     def text_features(self, stem: TextGroups[Stem[TextTokens]], tokens: Tensor | None) -> Float[Tensor, "classes d"]:
         """w (C, d), L2-normalised."""
         edit = None if tokens is None else Insertion(self.text_first, tokens, self.mix).text
         return unit(self.clip.text_features(stem, edit))
 
     @torch.no_grad()
-    def prepare(self, prompts: Prompts) -> None:
-        self._text_stem = self.clip.text_groups(prompts, self.text_first)
+    def prepare(self, texts: ClassTexts) -> None:
+        self._text_stem = self.text_stem(texts)
         self._frozen_text = self.text_features(self._text_stem, None)  # w0
 
     def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
@@ -190,8 +193,8 @@ class MMRL(Method):
         out["loss"] = loss + s.reg_weight * hold(f_c, frozen) + s.reg_weight * hold(w, self._frozen_text)
         return out
 
-    def encode_classes(self, prompts: Prompts) -> Float[Tensor, "classes d"]:
-        return self.text_features(self.clip.text_groups(prompts, self.text_first), self.tokens()[1])
+    def encode_classes(self, texts: ClassTexts) -> Float[Tensor, "classes d"]:
+        return self.text_features(self.text_stem(texts), self.tokens()[1])
 
     def scores(
         self,

@@ -59,7 +59,7 @@ class MMRLpp(MMRL):
     Settings = MMRLppSettings
     settings: MMRLppSettings
 
-    def __init__(self, clip: CLIP, settings: MMRLppSettings | None = None) -> None:
+    def __init__(self, clip: CLIP, settings: MMRLppSettings | None = None, classes: int = 0) -> None:
         s = settings or MMRLppSettings()
         if not 0 <= s.beta <= 1:
             raise SettingsError(f"beta is {s.beta}, but it mixes two sets of tokens and lies between 0 and 1.")
@@ -69,7 +69,7 @@ class MMRLpp(MMRL):
             )
         self.aligner = partial(SharedResidualAligner, rank=s.residual_rank)
         self.mix = s.beta
-        super().__init__(clip, s)
+        super().__init__(clip, s, classes)
 
     def _build_projection(self, width: int, dim: int) -> None:
         self.proj_down = nn.Parameter(kaiming(width, self.settings.proj_rank))  # A (d_v, rank)

@@ -20,6 +20,7 @@ from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
 from fewclip.clip.tokens import Insertion
 from fewclip.methods.base import Method, normal, unit
+from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import Slots, embed_words, sentence
 from fewclip.methods.coop import coop_training
 
@@ -59,17 +60,17 @@ class PLOT(Method):
     train_settings = coop_training()
     settings: PLOTSettings
 
-    def __init__(self, clip: CLIP, settings: PLOTSettings | None = None) -> None:
-        super().__init__(clip, settings)
+    def __init__(self, clip: CLIP, settings: PLOTSettings | None = None, classes: int = 0) -> None:
+        super().__init__(clip, settings, classes)
         s = self.settings
         self.context = normal(len(s.words), s.context_tokens, clip.config.text_width)  # (N, n, d_t)
         self.image = normal(s.views, s.image_prompts, clip.config.vision_width)  # (M, n_v, d_v)
         self.context.requires_grad_(s.stage != "vision")
         self._stage = 1
 
-    def sentences(self, template: str) -> tuple[str, tuple[str, ...]]:
-        texts = tuple(sentence(self.settings.context_tokens, words) for words in self.settings.words)
-        return texts[0], texts
+    def prompts(self, texts: ClassTexts) -> list[Prompts]:
+        """N sentences per class; their first words are replaced by the contexts."""
+        return [texts.prompts(sentence(self.settings.context_tokens, words)) for words in self.settings.words]
 
     @property
     def stages(self) -> int:
@@ -79,14 +80,15 @@ class PLOT(Method):
         self._stage = stage
 
     @torch.no_grad()
-    def prepare(self, prompts: Prompts) -> None:
-        for row, one in zip(self.context, prompts.templates, strict=True):
-            row.copy_(embed_words(self.clip, one, 1, self.settings.context_tokens))
-        self._slots = self.read(prompts)
+    def prepare(self, texts: ClassTexts) -> None:
+        for row, prompts in zip(self.context, self.prompts(texts), strict=True):
+            row.copy_(embed_words(self.clip, prompts, 1, self.settings.context_tokens))
+        self._slots = self.read(texts)
 
-    def read(self, prompts: Prompts) -> list[Slots]:
-        count, share = self.settings.context_tokens, len(prompts.templates)
-        return [Slots(self.clip, one, count, share=share) for one in prompts.templates]
+    def read(self, texts: ClassTexts) -> list[Slots]:
+        """The prompts without the contexts."""
+        count, share = self.settings.context_tokens, len(self.settings.words)
+        return [Slots(self.clip, prompts, count, share=share) for prompts in self.prompts(texts)]
 
     def text_features(self, slots: list[Slots]) -> Float[Tensor, "n classes dim"]:
         """h, not normalised."""
@@ -138,8 +140,8 @@ class PLOT(Method):
         out["logits"] = out["logits_stage1" if vision else "logits_stage2"]
         return out | {"loss": F.cross_entropy(out["logits"], labels)}
 
-    def encode_classes(self, prompts: Prompts) -> Float[Tensor, "n classes dim"]:
-        return self.text_features(self.read(prompts))
+    def encode_classes(self, texts: ClassTexts) -> Float[Tensor, "n classes dim"]:
+        return self.text_features(self.read(texts))
 
     def scores(
         self,

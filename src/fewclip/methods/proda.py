@@ -17,6 +17,7 @@ from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
 from fewclip.errors import SettingsError
 from fewclip.methods.base import Step, normal, unit
+from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import Position, Slots, sentence
 from fewclip.methods.coop import coop_training
 from fewclip.methods.cosine import CosineMethod
@@ -52,8 +53,8 @@ class ProDA(CosineMethod):
     train_settings = coop_training()
     settings: ProDASettings
 
-    def __init__(self, clip: CLIP, settings: ProDASettings | None = None) -> None:
-        super().__init__(clip, settings)
+    def __init__(self, clip: CLIP, settings: ProDASettings | None = None, classes: int = 0) -> None:
+        super().__init__(clip, settings, classes)
         s = self.settings
         if not 1 <= s.prompt_batch <= s.pool:
             raise SettingsError(
@@ -66,18 +67,22 @@ class ProDA(CosineMethod):
         ]
         self.batch = list(range(s.prompt_batch))
 
-    def sentences(self, template: str) -> tuple[str, tuple[str, ...]]:
-        return sentence(self.settings.context_tokens), ()
+    def prompts(self, texts: ClassTexts) -> Prompts:
+        """One sentence per class, the same whatever the template; its first words are replaced by a context."""
+        return texts.prompts(sentence(self.settings.context_tokens))
 
-    def read(self, prompts: Prompts) -> dict[Position, Slots]:
+    def read(self, texts: ClassTexts) -> dict[Position, Slots]:
+        """The prompts without the context, for each place of the class name."""
+        prompts, names = self.prompts(texts), texts.name_lengths
         places = [p for p in POSITIONS if p in self.positions]
         count, share = self.settings.context_tokens, len(places)
-        return {p: Slots(self.clip, prompts, count, p, share=share) for p in places}
+        return {p: Slots(self.clip, prompts, count, p, names=names, share=share) for p in places}
 
-    def prepare(self, prompts: Prompts) -> None:
-        super().prepare(prompts)
-        assert prompts.names is not None
-        count, name, eot = self.settings.context_tokens, int(prompts.names[0]), int(prompts.eot[0])
+    def prepare(self, texts: ClassTexts) -> None:
+        super().prepare(texts)
+        # Contexts are kept apart by what they say without any class: the first class's prompt, less its name.
+        prompts = self.prompts(texts)
+        count, name, eot = self.settings.context_tokens, int(texts.name_lengths[0]), int(prompts.eot[0])
         row = prompts.tokens[:1]
         nameless = torch.cat([row[:, : 1 + count], row[:, 1 + count + name : eot + 1]], dim=1)
         self._nameless = Slots(self.clip, Prompts.from_tokens(nameless), count)

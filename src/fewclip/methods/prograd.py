@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fewclip.clip.prompts import Prompts
 from fewclip.methods import frozen
 from fewclip.methods.base import Step
-from fewclip.methods.context import embed_words, sentence
+from fewclip.methods.classes import ClassTexts
+from fewclip.methods.context import embed_words
 from fewclip.methods.coop import CoOp, CoOpSettings, coop_training
 
 if TYPE_CHECKING:
@@ -55,18 +55,15 @@ class ProGrad(CoOp):
             return ""
         return template.partition("{}")[0] if s.words == "template" else s.words
 
-    def sentences(self, template: str) -> tuple[str, tuple[str, ...]]:
-        return sentence(self.settings.context_tokens, self.words(template)), (template,)
-
     @torch.no_grad()
-    def prepare(self, prompts: Prompts) -> None:
-        super().prepare(prompts)
+    def prepare(self, texts: ClassTexts) -> None:
+        super().prepare(texts)
         m = self.settings.context_tokens
-        count = min(len(self.words(prompts.templates[0].sentence).split()), m)
+        count = min(len(self.words(texts.template).split()), m)
         if count:
             self.context[: m - count] = 0
-            self.context[m - count :] = embed_words(self.clip, prompts, 1 + m - count, count)
-        self._teacher = frozen.text_features(self.clip, prompts.templates[0])  # (C, d)
+            self.context[m - count :] = embed_words(self.clip, self.prompts(texts), 1 + m - count, count)
+        self._teacher = frozen.text_features(self.clip, texts.prompts(texts.template))  # (C, d)
 
     def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
         """CE as `loss`, and as `loss_kl` the cross-entropy of the zero-shot predictions, τ²·mean_b Σ_c -p_c log q_c."""

@@ -20,6 +20,7 @@ from fewclip.clip.prompts import Prompts
 from fewclip.clip.templates import imagenet_templates
 from fewclip.methods import frozen
 from fewclip.methods.base import normal
+from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import sentence, start_from_words
 from fewclip.methods.coop import coop_training
 from fewclip.methods.deep import DeepPrompts, depth_of
@@ -63,26 +64,28 @@ class PromptSRC(DeepPrompts):
     new_classes = "the same tokens before the new name"
     Settings = PromptSRCSettings
     train_settings = coop_training(lr=2.5e-3, epochs=20, batch_size=4)
+    templates: tuple[str, ...] = imagenet_templates()
+    """Sentences whose mean feature holds the class features."""
     settings: PromptSRCSettings
 
-    def __init__(self, clip: CLIP, settings: PromptSRCSettings | None = None) -> None:
-        super().__init__(clip, settings)
+    def __init__(self, clip: CLIP, settings: PromptSRCSettings | None = None, classes: int = 0) -> None:
+        super().__init__(clip, settings, classes)
         s = self.settings
         text_depth, image_depth = depth_of(clip, s.text_depth)[0], depth_of(clip, s.image_depth)[1]
         self.text = normal(text_depth, s.text_prompts, clip.config.text_width)  # (J_t, n_t, d_t)
         self.image = normal(image_depth, s.image_prompts, clip.config.vision_width)  # (J_v, n_v, d_v)
         self._average: dict[str, Tensor] = {}
 
-    def sentences(self, template: str) -> tuple[str, tuple[str, ...]]:
-        held = imagenet_templates() if self.settings.text_weight or self.settings.logit_weight else ()
-        return sentence(self.settings.text_prompts, self.settings.words), held
+    def prompts(self, texts: ClassTexts) -> Prompts:
+        return texts.prompts(sentence(self.settings.text_prompts, self.settings.words))
 
     @torch.no_grad()
-    def prepare(self, prompts: Prompts) -> None:
-        start_from_words(self.text[0], self.settings.words, self.clip, prompts)
-        super().prepare(prompts)
-        if prompts.templates:
-            self._frozen_text = frozen.ensemble(self.clip, prompts.templates, each_unit=False)  # t0 (C, d)
+    def prepare(self, texts: ClassTexts) -> None:
+        start_from_words(self.text[0], self.settings.words, self.clip, self.prompts(texts))
+        super().prepare(texts)
+        if self.settings.text_weight or self.settings.logit_weight:
+            held = map(texts.prompts, self.templates)
+            self._frozen_text = frozen.ensemble(self.clip, held, each_unit=False)  # t0 (C, d)
         self._average = {name: torch.zeros_like(p) for name, p in self.named_parameters()}
 
     def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:

@@ -48,8 +48,8 @@ class ProVP(CosineMethod):
     whole_batches = True  # re-formation contrasts the images of a batch
     settings: ProVPSettings
 
-    def __init__(self, clip: CLIP, settings: ProVPSettings | None = None) -> None:
-        super().__init__(clip, settings)
+    def __init__(self, clip: CLIP, settings: ProVPSettings | None = None, classes: int = 0) -> None:
+        super().__init__(clip, settings, classes)
         layers, width = clip.config.vision_layers, clip.config.vision_width
         bound = math.sqrt(6 / (3 * 14**2 + width))  # 14: the published constant, whatever the patch
         self.tokens = nn.Parameter(

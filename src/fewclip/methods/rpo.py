@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewclip.clip.model import CLIP
-from fewclip.clip.prompts import Prompts
 from fewclip.clip.tokens import TextTokens
 from fewclip.errors import SettingsError
 from fewclip.methods.base import Method, unit
+from fewclip.methods.classes import ClassTexts
 from fewclip.methods.coop import coop_training
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class RPO(Method):
     train_settings = coop_training(lr=0.01, epochs=15, batch_size=4)
     settings: RPOSettings
 
-    def __init__(self, clip: CLIP, settings: RPOSettings | None = None) -> None:
-        super().__init__(clip, settings)
+    def __init__(self, clip: CLIP, settings: RPOSettings | None = None, classes: int = 0) -> None:
+        super().__init__(clip, settings, classes)
         s = self.settings
         if s.prompts < 1:
             raise SettingsError(f"prompts is {s.prompts}, but it must be at least 1.")
@@ -58,8 +58,8 @@ class RPO(Method):
             (start + s.noise * unit(torch.randn(s.prompts, len(start)).to(start))).detach()
         )  # (K, d_v)
 
-    def prepare(self, prompts: Prompts) -> None:
-        self._stages = self.clip.text_stages(prompts)
+    def prepare(self, texts: ClassTexts) -> None:
+        self._stages = self.clip.text_stages(texts.prompts(texts.template))
 
     def text_features(self, stages: TextGroups[list[TextTokens]]) -> Float[Tensor, "classes k dim"]:
         return unit(self.clip.text_read_only(stages, self.text))
@@ -80,8 +80,8 @@ class RPO(Method):
         out = {"image_features": v, "text_features": t, "logits": logits}
         return out | {"loss": F.cross_entropy(logits, labels)}
 
-    def encode_classes(self, prompts: Prompts) -> Float[Tensor, "classes k dim"]:
-        return self.text_features(self.clip.text_stages(prompts))
+    def encode_classes(self, texts: ClassTexts) -> Float[Tensor, "classes k dim"]:
+        return self.text_features(self.clip.text_stages(texts.prompts(texts.template)))
 
     def scores(
         self,

@@ -18,6 +18,7 @@ from fewclip.clip.tokens import Stem, TextTokens
 from fewclip.errors import SettingsError
 from fewclip.methods import frozen
 from fewclip.methods.base import cosine_gap, normal, unit
+from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import Slots, sentence
 from fewclip.methods.coop import coop_training
 from fewclip.methods.cosine import CosineMethod
@@ -58,8 +59,8 @@ class TCP(CosineMethod):
     train_settings = coop_training(optimizer="adam", eps=1e-3)
     settings: TCPSettings
 
-    def __init__(self, clip: CLIP, settings: TCPSettings | None = None) -> None:
-        super().__init__(clip, settings)
+    def __init__(self, clip: CLIP, settings: TCPSettings | None = None, classes: int = 0) -> None:
+        super().__init__(clip, settings, classes)
         s, width, layers = self.settings, clip.config.text_width, clip.config.text_layers
         self.layer = s.class_layer or 2 * layers // 3 + 1
         if not 1 <= self.layer <= layers:
@@ -74,17 +75,16 @@ class TCP(CosineMethod):
             nn.Linear(clip.config.embed_dim, hidden), QuickGELU(), nn.Linear(hidden, CLASS_TOKENS * width)
         )
 
-    def sentences(self, template: str) -> tuple[str, tuple[str, ...]]:
-        """The template with its first words replaced by the context, and the template."""
-        words, _, tail = template.partition("{}")
-        further = words.split()[self.settings.context_tokens :]
-        return sentence(self.settings.context_tokens, " ".join(["X"] * self.settings.context_tokens + further), tail), (
-            template,
-        )
+    def prompts(self, texts: ClassTexts) -> Prompts:
+        """The template; its first words are replaced by the context."""
+        count = self.settings.context_tokens
+        words, _, tail = texts.template.partition("{}")
+        return texts.prompts(sentence(count, " ".join(["X"] * count + words.split()[count:]), tail))
 
-    def read(self, prompts: Prompts) -> tuple[Slots, Tensor]:
-        w0 = frozen.text_features(self.clip, prompts.templates[0])
-        return Slots(self.clip, prompts, self.settings.context_tokens), w0
+    def read(self, texts: ClassTexts) -> tuple[Slots, Tensor]:
+        """The prompts without the context, and the template's frozen features w0."""
+        slots = Slots(self.clip, self.prompts(texts), self.settings.context_tokens)
+        return slots, frozen.text_features(self.clip, texts.prompts(texts.template))
 
     def class_tokens(self, w0: Float[Tensor, "classes dim"]) -> Float[Tensor, "classes 4 width"]:
         return self.meta_net(w0).unflatten(-1, (CLASS_TOKENS, -1))

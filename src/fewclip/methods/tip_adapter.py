@@ -8,6 +8,7 @@ search uses the `val` of `fit`, without which α and β stay as set, and the las
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,11 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewclip.clip.model import CLIP
-from fewclip.clip.prompts import Prompts
 from fewclip.clip.templates import SELECTED_TEMPLATES
 from fewclip.errors import SettingsError
 from fewclip.methods import frozen
 from fewclip.methods.base import SCALE, Examples, Method, unit
+from fewclip.methods.classes import ClassTexts
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -54,13 +55,14 @@ class TipAdapter(Method):
     parameters_b16 = "0"
     new_classes = ""
     Settings = TipAdapterSettings
-    sized_by_data = ("keys", "labels")
     chooses = "α and β"
     published_val = "all"
+    templates: tuple[str, ...] = SELECTED_TEMPLATES
+    """Sentences of the ensemble."""
     settings: TipAdapterSettings
 
-    def __init__(self, clip: CLIP, settings: TipAdapterSettings | None = None) -> None:
-        super().__init__(clip, settings)
+    def __init__(self, clip: CLIP, settings: TipAdapterSettings | None = None, classes: int = 0) -> None:
+        super().__init__(clip, settings, classes)
         s = self.settings
         if min(s.passes, s.alpha_steps, s.beta_steps) < 1:
             raise SettingsError("passes, alpha_steps and beta_steps must be at least 1.")
@@ -72,11 +74,13 @@ class TipAdapter(Method):
         self.found: Tensor
         self._val: tuple[Tensor, Tensor] | None = None
 
-    def sentences(self, template: str) -> tuple[str, tuple[str, ...]]:
-        return template, SELECTED_TEMPLATES if self.settings.ensemble else (template,)
+    def text_features(self, texts: ClassTexts) -> Float[Tensor, "classes dim"]:
+        """W (C, d) of the template, or of the ensemble's sentences."""
+        sentences = self.templates if self.settings.ensemble else (texts.template,)
+        return frozen.ensemble(self.clip, map(texts.prompts, sentences))
 
-    def prepare(self, prompts: Prompts) -> None:
-        self._text = frozen.ensemble(self.clip, prompts.templates)  # W (C, d)
+    def prepare(self, texts: ClassTexts) -> None:
+        self._text = self.text_features(texts)
 
     @torch.no_grad()
     def memorise(self, examples: Examples, val: Examples | None = None) -> None:
@@ -98,6 +102,13 @@ class TipAdapter(Method):
     @property
     def chosen(self) -> dict[str, float]:
         return {} if self.found.isnan().any() else dict(zip(("beta", "alpha"), self.found.tolist(), strict=True))
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Makes room for as many images as are stored there."""
+        for name, tensor in (("keys", self.keys), ("labels", self.labels)):
+            if name in state_dict:
+                tensor.data = tensor.new_empty(state_dict[name].shape[:1] + tensor.shape[1:])
+        return super().load_state_dict(state_dict, strict, assign)
 
     def votes(
         self, f: Float[Tensor, "batch dim"], places: Int[Tensor, " classes"], beta: float | Tensor
@@ -134,9 +145,9 @@ class TipAdapter(Method):
         logits = self.logits(f, self._text, self.settings.beta, self.settings.alpha)
         return {"image_features": f, "logits": logits, "loss": F.cross_entropy(logits, labels)}
 
-    def encode_classes(self, prompts: Prompts) -> tuple[Tensor, Tensor]:
+    def encode_classes(self, texts: ClassTexts) -> tuple[Tensor, Tensor]:
         """W of the candidates, and the training label of each."""
-        return frozen.ensemble(self.clip, prompts.templates), prompts.training_labels().to(self.clip.device)
+        return self.text_features(texts), texts.labels.to(self.clip.device)
 
     def scores(
         self,
@@ -165,8 +176,8 @@ class TipAdapterF(TipAdapter):
         "warmup_epochs": 0,
     }
 
-    def __init__(self, clip: CLIP, settings: TipAdapterSettings | None = None) -> None:
-        super().__init__(clip, settings)
+    def __init__(self, clip: CLIP, settings: TipAdapterSettings | None = None, classes: int = 0) -> None:
+        super().__init__(clip, settings, classes)
         self.keys = nn.Parameter(self.keys)
 
     def end_epoch(self, epoch: int, epochs: int) -> None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from fewclip.clip.prompts import Prompts
 from fewclip.clip.templates import SELECTED_TEMPLATES
 from fewclip.methods import frozen
+from fewclip.methods.classes import ClassTexts
 from fewclip.methods.cosine import CosineMethod
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class ZeroShotSettings:
 
 class ZeroShot(CosineMethod):
     name = "zero-shot"
-    title = "CLIP zero-shot"
+    title = "Zero-shot CLIP"
     paper = "Radford et al., ICML 2021"
     trained = "nothing"
     parameters_b16 = "0"
@@ -35,13 +35,10 @@ class ZeroShot(CosineMethod):
     Settings = ZeroShotSettings
     settings: ZeroShotSettings
 
-    def sentences(self, template: str) -> tuple[str, tuple[str, ...]]:
-        extra = [t for t in SELECTED_TEMPLATES if t != template] if self.settings.ensemble else []
-        return template, (*extra, template)
-
-    def read(self, prompts: Prompts) -> Float[Tensor, "classes dim"]:
+    def read(self, texts: ClassTexts) -> Float[Tensor, "classes dim"]:
         """Unit text features w (C, d); of several sentences the normalised mean of their unit features."""
-        return frozen.ensemble(self.clip, prompts.templates or (prompts,))
+        extra = SELECTED_TEMPLATES if self.settings.ensemble else ()
+        return frozen.ensemble(self.clip, map(texts.prompts, dict.fromkeys((*extra, texts.template))))
 
     def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
         """Never called: without parameters there is no training."""

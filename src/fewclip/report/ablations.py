@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from fewclip.bench.presets import HALVES, TRANSFER
 from fewclip.report import published
-from fewclip.report.collect import TRANSFER, Entry, Group
-from fewclip.report.layouts import FEWER, HALVES, PARTIAL, half_averages, target_average
-from fewclip.report.names import PROTOCOLS, dataset_title, is_reference, method_title
+from fewclip.report.collect import Entry, Group
+from fewclip.report.layouts import FEWER, PARTIAL, half_averages, target_average
+from fewclip.report.names import dataset_title, is_reference, method_title, protocol_title
 from fewclip.report.scores import Score, average
 from fewclip.report.tables import Cell, Line, Table, cell, mark_columns
 
@@ -47,7 +48,7 @@ def _table(group: Group, method: str) -> Table:
         ]
     datasets = ", ".join(map(dataset_title, group.datasets[:3])) + (", …" if sets > 3 else "")
     notes = [
-        f"{PROTOCOLS[group.scope.protocol]}, {'average over ' if sets > 1 else ''}{sets} data set{'s' * (sets != 1)} "
+        f"{protocol_title(group.scope.protocol)}, {'average over ' if sets > 1 else ''}{sets} data set{'s' * (sets != 1)} "
         f"({datasets}); {seeds} seed{'s' * (seeds != 1)}. Best of ours in bold."
     ]
     cells = [c for line in lines for c in line.cells]

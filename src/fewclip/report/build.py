@@ -6,12 +6,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from fewclip.bench.presets import HALVES, TRANSFER
 from fewclip.bench.rows import Row
 from fewclip.report import ablations, costs, layouts, published
-from fewclip.report.collect import TRANSFER, Entry, Group, Scope, collect
-from fewclip.report.layouts import HALVES, half_averages, target_average
+from fewclip.report.collect import Entry, Group, Scope, collect
+from fewclip.report.layouts import half_averages, target_average
 from fewclip.report.mistakes import confusions
-from fewclip.report.names import PROTOCOLS, dataset_title, is_reference, method_title
+from fewclip.report.names import dataset_title, is_reference, method_title, protocol_title
 from fewclip.report.scores import Score, average, over_seeds
 from fewclip.report.tables import Cell, Line, Table, cell, mark_columns
 
@@ -79,7 +80,7 @@ def _section(group: Group) -> Section:
     conditions += [f"{layouts.shots_title(scope.shots or 0).lower()} a class"] if scope.protocol != "few-shot" else []
     conditions += [f"trained on {dataset_title(scope.source)}"] if scope.source else []
     if scope.ablation is not None:
-        conditions.insert(0, PROTOCOLS[scope.protocol])
+        conditions.insert(0, protocol_title(scope.protocol))
         return Section(
             f"Ablation: {ablations.title(scope.ablation).lower()}",
             ", ".join(conditions),
@@ -88,7 +89,7 @@ def _section(group: Group) -> Section:
         )
     tables = [*layouts.tables(group), published.comparison(group), layouts.calibration(group), costs.table(group)]
     return Section(
-        PROTOCOLS[scope.protocol],
+        protocol_title(scope.protocol),
         ", ".join(conditions),
         group,
         tuple(table for table in tables if table is not None),
@@ -109,7 +110,7 @@ def _headline(groups: Sequence[Group]) -> str:
             continue
         best = max(scores, key=lambda e: scores[e].mean)
         sets = f"{most} data set{'s' * (most != 1)}" + " that all have" * (len(group.datasets) < len(whole.datasets))
-        where = f"{PROTOCOLS[group.scope.protocol].split(':')[0]}, {sets}"
+        where = f"{protocol_title(group.scope.protocol, short=True)}, {sets}"
         said = f"{where}: {best.label} {'is best with' if len(scores) > 1 else 'has'} {scores[best].mean:.1f} %"
         said += f" ({name if name == 'HM' else name[0].lower() + name[1:]})"
         base = next((e for e in scores if e.method == "zero-shot" and e != best), None)
@@ -180,7 +181,7 @@ def _summary(backbone: str, preset: str, groups: Sequence[Group]) -> Table:
     cells: dict[Entry, list[Cell]] = {e: [] for e in entries}
     for group in groups:
         names = _columns(group)
-        title = PROTOCOLS[group.scope.protocol].split(":")[0]
+        title = protocol_title(group.scope.protocol, short=True)
         twins = [g for g in groups if g.scope.protocol == group.scope.protocol]
         if len(twins) > 1:
             title += f", {group.scope.source or ''} {layouts.shots_title(group.scope.shots or 0).lower()}"

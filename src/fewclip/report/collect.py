@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fewclip.bench.presets import TRANSFER
+from fewclip.bench.protocols import PROTOCOLS
 from fewclip.bench.rows import Row, read_rows
 from fewclip.errors import DataError
-from fewclip.report.names import PROTOCOLS, dataset_order, method_order, method_title, slug
+from fewclip.report.names import dataset_order, method_order, method_title, slug
 from fewclip.report.scores import BySeed, number
 
 MOST_SHOTS = 1_000_000
-TRANSFER = ("cross-dataset", "domain-generalization")
 FIXED = ("zero-shot",)
 """Methods that no seed changes, so that one seed is enough."""
 Slot = tuple["Entry", str, str, int]

@@ -6,10 +6,11 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fewclip.bench.presets import HALVES, TRANSFER
 from fewclip.bench.rows import Row
 from fewclip.report import published
-from fewclip.report.collect import TRANSFER, Entry, Group
-from fewclip.report.layouts import HALVES, half_averages, target_average
+from fewclip.report.collect import Entry, Group
+from fewclip.report.layouts import half_averages, target_average
 from fewclip.report.names import is_reference
 from fewclip.report.scores import Score, average, number
 from fewclip.report.tables import Cell, Line, Table

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from fewclip.report.collect import TRANSFER, Entry, Group
+from fewclip.bench.presets import HALVES, TRANSFER
+from fewclip.report.collect import Entry, Group
 from fewclip.report.names import dataset_title
 from fewclip.report.scores import Score, average, average_harmonic, harmonic, over_seeds
 from fewclip.report.tables import Cell, Line, Table, cell, mark_best, mark_columns
 
-HALVES = ("base-to-novel", "open")
 FEWER = "A small fraction behind a number, such as 2/3, says that fewer seeds than elsewhere have finished."
 PARTIAL = "An average over fewer data sets than others, such as 4/11 sets, is not in the running for the best."
 

@@ -1,71 +1,35 @@
-"""Names as they stand in the papers, and the order of tables."""
+"""Titles as the papers print them, and the order of tables: from the methods, the protocols and the table of data sets."""
 
 from __future__ import annotations
 
 import re
 from pathlib import PurePath
 
+from fewclip.bench.protocols import PROTOCOLS
 from fewclip.data.benchmarks.table import BENCHMARKS, named
+from fewclip.methods import METHODS
 
-METHODS = {
-    "zero-shot": "Zero-shot CLIP",
-    "linear-probe": "Linear probe",
-    "coop": "CoOp",
-    "cocoop": "CoCoOp",
-    "proda": "ProDA",
-    "kgcoop": "KgCoOp",
-    "prograd": "ProGrad",
-    "plot": "PLOT",
-    "rpo": "RPO",
-    "clip-adapter": "CLIP-Adapter",
-    "tip-adapter": "Tip-Adapter",
-    "tip-adapter-f": "Tip-Adapter-F",
-    "clip-lora": "CLIP-LoRA",
-    "maple": "MaPLe",
-    "promptsrc": "PromptSRC",
-    "provp": "ProVP",
-    "metaprompt": "MetaPrompt",
-    "tcp": "TCP",
-    "mma": "MMA",
-    "mmrl": "MMRL",
-    "mmrlpp": "MMRL++",
-}
-"""Of methods, in the order of columns."""
-
-PROTOCOLS = {
-    "base-to-novel": "Base to novel",
-    "open": "Open: base and novel together",
-    "few-shot": "Few-shot",
-    "cross-dataset": "Cross-dataset",
-    "domain-generalization": "Domain generalisation",
-}
-
-PUBLISHED_AS = {
+PUBLISHED_AS = {kind.title: name for name, kind in METHODS.items()} | {
     "CLIP": "zero-shot",
     "Linear probe CLIP": "linear-probe",
-    "CoOp": "coop",
-    "CoCoOp": "cocoop",
-    "ProDA": "proda",
-    "KgCoOp": "kgcoop",
-    "MaPLe": "maple",
-    "PromptSRC": "promptsrc",
     "ProVP": "provp",
-    "MetaPrompt": "metaprompt",
-    "TCP": "tcp",
-    "MMA": "mma",
-    "MMRL": "mmrl",
 }
-"""Method of the published tables -> ours."""
+"""Method of the published tables -> its name here: by its title, or by what the tables print instead."""
 
 REFERENCE_BACKBONES = ("vitb16", "vitb16pt", "openaiclipvitbasepatch16", "clipvitbasepatch16")
 
 
 def method_title(name: str) -> str:
-    return METHODS.get(name, name)
+    return METHODS[name].title if name in METHODS else name
+
+
+def protocol_title(name: str, *, short: bool = False) -> str:
+    title = PROTOCOLS[name].title
+    return title.partition(":")[0] if short else title
 
 
 def dataset_title(name: str) -> str:
-    """As in the papers; of a folder anywhere, its last two names."""
+    """As in the papers; of a folder given by its full path, the last two names."""
     if name in BENCHMARKS:
         return BENCHMARKS[name].title
     return "/".join(PurePath(name).parts[-2:]) if PurePath(name).is_absolute() else name
@@ -73,8 +37,8 @@ def dataset_title(name: str) -> str:
 
 def dataset_key(title: str) -> str:
     """The key of a published table's data set."""
-    found = named(title)
-    return found.key if found else title
+    benchmark = named(title)
+    return benchmark.key if benchmark else title
 
 
 def method_order(name: str) -> tuple[int, str]:
@@ -95,5 +59,5 @@ def is_reference(backbone: str) -> bool:
 
 
 def slug(text: str) -> str:
-    """Letters, digits and dashes: for an id in a page or a file's name."""
+    """Letters, digits and dashes: for an id in a page, or a file name."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"

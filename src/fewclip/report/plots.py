@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from fewclip.bench.presets import HALVES
 from fewclip.report.collect import Entry, Group
 from fewclip.report.costs import cost, headline
 from fewclip.report.drawing import INK, MUTED, PAPER, RULE, Look, Plot, label_points, plot, printable, spread
-from fewclip.report.layouts import HALVES, half_averages, shots_title
+from fewclip.report.layouts import half_averages, shots_title
 from fewclip.report.names import dataset_title
 from fewclip.report.scores import Score, average, over_seeds
 

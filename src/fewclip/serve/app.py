@@ -1,4 +1,4 @@
-"""The application: what is answered on which path."""
+"""The application: what it answers on which path."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
@@ -17,7 +17,7 @@ from starlette.requests import Request
 from fewclip.adapters.adapter import Adapter
 from fewclip.errors import FewclipError
 from fewclip.serve import requests as r
-from fewclip.serve.guard import Guard
+from fewclip.serve.guard import Guard, Token
 from fewclip.serve.limits import Limits
 from fewclip.serve.metrics import CONTENT_TYPE, Metrics
 from fewclip.serve.model import Model
@@ -38,9 +38,14 @@ def create_app(
     token: str | None = None,
     hosts: Collection[str] | None = None,
 ) -> FastAPI:
-    """The application that answers for an adapter. Its model thread starts and stops with the application.
+    """An application that answers for an adapter. Its model thread starts and stops with the application.
 
-    `token` that clients must send, if any; `hosts` under whose names it may be asked for, by default any.
+    Args:
+        adapter: what predicts. Classes that clients add are added to it.
+        limits: what one request, and all of them together, may use.
+        batching: how concurrent images share runs of the model.
+        token: a bearer token that clients must send; None: they need none.
+        hosts: names that the server answers to (`Host`); None: any.
     """
     limits, batching = limits or Limits(), batching or Batching()
     model, metrics = Model(adapter), Metrics()
@@ -56,15 +61,15 @@ def create_app(
         title="fewclip",
         version=__version__,
         summary="Names what images show.",
-        description="An adapted CLIP: it knows the classes that it was trained on, and others by their name.",
+        description="An adapted CLIP: it knows the classes it was trained on, and others from their names.",
         docs_url=None,  # FastAPI's own pages come from another server
         redoc_url=None,
+        redirect_slashes=False,  # a redirect names the server as this process sees it, not as the client does
         lifespan=lifespan,
     )
     app.state.server = server
-    app.add_middleware(Guard, limits=limits, metrics=metrics, token=token, hosts=hosts)
-    if token is not None:
-        _declare_token(app)
+    app.add_middleware(Guard, limits=limits, metrics=metrics, hosts=hosts)
+    secret = [] if token is None else [Depends(Token(token))]
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
@@ -77,31 +82,33 @@ def create_app(
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"error": "The server failed; its log says why.", "images": []}, 500)
+        return JSONResponse({"error": "The server failed; see its log.", "images": []}, 500)
 
     body = {"multipart/form-data": {"schema": r.FORM_SCHEMA}, "application/json": {"schema": _schema(r.PredictJSON)}}
 
     @app.post(
         "/predict",
+        dependencies=secret,
         response_model=r.Predictions,
         responses=problems(400, 401, 403, 408, 413, 415, 422, 503),
         openapi_extra={"requestBody": {"required": True, "content": body}},
     )
     async def predict(request: Request) -> Any:
-        """What one or many images show. One image that can't be read, or is too large, refuses the request with its reason."""
+        """What one or more images show. If one of them can't be read or is too large, the whole request is refused with the reason."""
         started = time.monotonic()
         try:
             return await server.predict(await r.read_predict(request, limits))
         finally:
             metrics.request_seconds.observe(time.monotonic() - started)
 
-    @app.get("/classes", response_model=r.Classes, responses=problems(401, 403))
+    @app.get("/classes", dependencies=secret, response_model=r.Classes, responses=problems(401, 403))
     async def classes() -> Any:
-        """The classes that are known, in the order in which they came."""
+        """The known classes: those trained on, then those added."""
         return server.classes()
 
     @app.post(
         "/classes",
+        dependencies=secret,
         response_model=r.Classes,
         responses=problems(400, 401, 403, 408, 413, 415, 422, 503),
         openapi_extra={
@@ -109,17 +116,17 @@ def create_app(
         },
     )
     async def add_classes(request: Request) -> Any:
-        """Add classes by name for every client, until the server stops. Names that are known already stay as they are."""
+        """Add classes by name, for every client, until the server stops. Names that are already known are ignored."""
         return await server.add((await r.read_json(request, r.ClassesJSON)).classes)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
-        """The server runs."""
+        """The server is running."""
         return {"status": "ok"}
 
-    @app.get("/metrics", response_class=PlainTextResponse, responses=problems(401, 403))
+    @app.get("/metrics", dependencies=secret, response_class=PlainTextResponse, responses=problems(401, 403))
     async def show_metrics() -> Any:
-        """Counters in Prometheus' text format."""
+        """Counters in Prometheus's text format."""
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
     @app.get("/docs", include_in_schema=False)
@@ -140,19 +147,3 @@ def _fixed(content: str, media_type: str) -> Any:
         return Response(content, media_type=media_type)
 
     return fixed
-
-
-def _declare_token(app: FastAPI) -> None:
-    """Say in the OpenAPI document that a token is needed."""
-    plain = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = plain()
-        document.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-        for path, methods in document["paths"].items():
-            if path != "/healthz":
-                for operation in methods.values():
-                    operation["security"] = [{"token": []}]
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]

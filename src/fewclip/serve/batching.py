@@ -167,7 +167,7 @@ class Batcher:
             self._rate += 0.2 * (seconds / len(pixels) - self._rate)
             self._metrics.model_seconds.observe(seconds)
             self._metrics.batch.observe(len(pixels))
-            self._metrics.images.add(len(pixels))
+            self._metrics.images.inc(len(pixels))
 
     @staticmethod
     def _answer(futures: Sequence[Future[Any]], do: Callable[[], Sequence[Any]]) -> None:

@@ -1,4 +1,4 @@
-"""What stands between the network and the application: the token, sizes and times of requests, headers of answers."""
+"""What every request passes: the token, the host it asks for, its size, the time its body takes, the headers of its answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,9 +20,10 @@ from fewclip.errors import SettingsError
 from fewclip.serve.limits import Limits, Refused, busy
 from fewclip.serve.metrics import Metrics
 
-OPEN = frozenset({"/", "/page.css", "/page.js", "/docs", "/openapi.json", "/healthz"})
-"""Paths that need no token: they say nothing of the adapter."""
-KNOWN = OPEN | {"/predict", "/classes", "/metrics"}
+KNOWN = frozenset(
+    {"/", "/page.css", "/page.js", "/docs", "/openapi.json", "/healthz", "/predict", "/classes", "/metrics"}
+)
+"""Paths that are counted by name; all others are "other", so that nobody can make counters without end."""
 VARIABLE = "FEWCLIP_TOKEN"
 SHORTEST = 16
 HEADERS = {
@@ -33,10 +36,10 @@ HEADERS = {
 
 
 def find_token(file: Path | None) -> str | None:
-    """The bearer token, from a file or else from the environment; it never stands in the command line.
+    """The bearer token, from a file or else from the environment, where other users of the machine can't see it.
 
     Raises:
-        SettingsError: an unreadable file, or a token that is no secret.
+        SettingsError: an unreadable file, or a token that is too short or has other characters than visible ASCII.
     """
     place = f"${VARIABLE}" if file is None else str(file)
     if file is None:
@@ -50,16 +53,34 @@ def find_token(file: Path | None) -> str | None:
             raise SettingsError(f"The token file {file} can't be read: {error}.") from error
     if len(token) < SHORTEST or not token.isascii() or not token.isprintable() or " " in token:
         raise SettingsError(
-            f"The token in {place} has {len(token)} characters or odd ones: expected at least {SHORTEST} of ASCII, no blanks."
+            f"The token in {place} has {len(token)} characters; expected at least {SHORTEST}, all of visible ASCII without blanks."
         )
     return token
 
 
-class Guard:
-    """ASGI middleware. Counts and bounds requests; a body that is too large or comes too slowly is a 413 or 408.
+class Token(HTTPBearer):
+    """A bearer token that requests must send, as a dependency of a route."""
 
-    `hosts`: names under which the server may be asked for; None: any. A page of another site could else reach a server
-    that only this machine can reach, by a name that it has let point here.
+    def __init__(self, token: str) -> None:
+        super().__init__(scheme_name="token", auto_error=False)
+        self._token = token.encode()
+
+    async def __call__(self, request: HTTPConnection) -> None:
+        """Raises: Refused, 401."""
+        given = await super().__call__(request)
+        # Compared in a time that does not depend on how much of it is right
+        right = hmac.compare_digest(b"" if given is None else given.credentials.encode("utf-8", "replace"), self._token)
+        if not right:
+            raise Refused(
+                401, "This server needs a token: Authorization: Bearer TOKEN.", headers={"WWW-Authenticate": "Bearer"}
+            )
+
+
+class Guard:
+    """ASGI middleware that counts and bounds requests: a body that is too large is a 413, one that is too slow a 408.
+
+    `hosts`: names that the server answers to; None: any. Without them a page of another site could reach a server that
+    listens only on this machine, under a name that resolves to this machine's address.
     """
 
     def __init__(
@@ -68,12 +89,10 @@ class Guard:
         *,
         limits: Limits,
         metrics: Metrics,
-        token: str | None = None,
         hosts: Collection[str] | None = None,
     ) -> None:
         self.app, self.limits, self.metrics = app, limits, metrics
         self.hosts = None if hosts is None else {host.lower() for host in hosts}
-        self._token = None if token is None else token.encode()
         self.active = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,7 +103,7 @@ class Guard:
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self.metrics.requests.add(1, path, str(message["status"]))
+                self.metrics.requests.labels(path, str(message["status"])).inc()
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers[name] = value
@@ -106,27 +125,16 @@ class Guard:
         host = _name(headers.get("host", ""))
         if self.hosts is not None and host not in self.hosts:
             return Refused(
-                403, f"This server is not asked for as {host[:60]!r}: start it with --allow-host, or with a token."
+                403, f"This server does not answer to {host[:60]!r}: start it with --allow-host, or with a token."
             )
         if scope["method"] not in ("GET", "HEAD") and headers.get("sec-fetch-site") == "cross-site":
-            return Refused(403, "This server takes nothing that a page of another site sends.")
-        if scope["path"] not in OPEN and not self._allowed(headers):
-            return Refused(
-                401, "This server needs a token: Authorization: Bearer TOKEN.", headers={"WWW-Authenticate": "Bearer"}
-            )
+            return Refused(403, "This server refuses what a page of another site sends.")
         length = headers.get("content-length", "0")
         if length.isascii() and length.isdigit() and int(length[:15]) > self.limits.max_body:
             return _too_large(self.limits)
         if scope["method"] == "POST" and self.active >= self.limits.max_requests:
-            return busy(f"{self.active} requests are being answered, which is the most at one time: try again.")
+            return busy(f"{self.active} requests are being answered, and no more are at one time: try again.")
         return None
-
-    def _allowed(self, headers: Headers) -> bool:
-        if self._token is None:
-            return True
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        right = hmac.compare_digest(given.strip().encode("utf-8", "replace"), self._token)
-        return right and scheme.lower() == "bearer"
 
 
 def _name(host: str) -> str:
@@ -136,7 +144,7 @@ def _name(host: str) -> str:
 
 
 def _bounded(receive: Receive, limits: Limits) -> Receive:
-    """`receive` that gives no more than so many bytes, in no more than so many seconds."""
+    """`receive`, which raises `Refused` once a body has too many bytes or takes too long."""
     until = time.monotonic() + limits.read_seconds
     total, complete = 0, False
 
@@ -146,7 +154,7 @@ def _bounded(receive: Receive, limits: Limits) -> Receive:
             return await receive()
         try:
             message = await asyncio.wait_for(receive(), max(0.0, until - time.monotonic()))
-        except (TimeoutError, asyncio.TimeoutError):
+        except TimeoutError:
             raise Refused(
                 408,
                 f"The request did not arrive within {limits.read_seconds:g} seconds.",

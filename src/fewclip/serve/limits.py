@@ -1,4 +1,4 @@
-"""How much one request may ask for, and what is answered when it asks for more."""
+"""How much one request may ask for, and how it is refused when it asks for more."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from starlette.exceptions import HTTPException
 
 from fewclip.clip.decode import MAX_PIXELS, read_image
 from fewclip.clip.preprocess import LONGEST_SIDES, Preprocess
-from fewclip.data.names import key
-from fewclip.errors import DataError, FewclipError, SettingsError
+from fewclip.data.names import check_names, key
+from fewclip.errors import DataError, FewclipError, SettingsError, TooLargeError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-"""What is decoded for strangers: fewer formats than for files of one's own."""
+"""Formats that are decoded for clients: fewer than for your own files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Limits:
     """What one request, and all of them together, may use."""
 
     max_images: int = 16
-    """Images a request."""
+    """Images per request."""
     max_bytes: int = 10_000_000
     """Bytes of one image, as it was sent."""
     max_body: int = 40_000_000
@@ -30,26 +30,26 @@ class Limits:
     max_pixels: int = 40_000_000
     """Pixels of one image."""
     max_new_classes: int = 100
-    """Class names that the adapter doesn't know, a request."""
+    """Class names per request that the server doesn't know."""
     max_classes: int = 2000
-    """Classes that the server knows, with those that POST /classes adds."""
+    """Classes that the server knows, including those that POST /classes adds."""
     max_requests: int = 64
-    """Requests that are read and answered at one time; further ones are told to come back."""
+    """Requests being read or answered at one time; further ones are told to come back."""
     queue: int = 256
-    """Images that are decoded or wait for the model at one time; further ones are told to come back."""
+    """Images being decoded or waiting for the model at one time; further ones are told to come back."""
     read_seconds: float = 20.0
-    """Time in which a request must have arrived."""
+    """Time for the head of a request to arrive, for its body, and for the answer to be read."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             if getattr(self, field.name) <= 0:
-                raise SettingsError(f"{field.name} is {getattr(self, field.name)}, but a limit is more than 0.")
+                raise SettingsError(f"{field.name} is {getattr(self, field.name)}; expected more than 0.")
         if self.max_images > self.queue:
             raise SettingsError(
                 f"max_images is {self.max_images} and queue {self.queue}: a full request must fit into the queue."
             )
         if self.max_pixels > MAX_PIXELS:
-            raise SettingsError(f"max_pixels is {self.max_pixels:,}, but {MAX_PIXELS:,} is the most that is decoded.")
+            raise SettingsError(f"max_pixels is {self.max_pixels:,}; at most {MAX_PIXELS:,} are ever decoded.")
 
 
 class Refused(HTTPException):
@@ -73,26 +73,26 @@ def busy(reason: str, seconds: float = 1.0) -> Refused:
 
 
 def check_class_names(names: Sequence[str], known: Sequence[str], limits: Limits) -> None:
-    """Refuse names that can't be sent back, and too many of them; what makes a prompt is checked where prompts are made.
+    """Refuse too many names, and those that are not class names. Whether two make the same prompt is checked where prompts are
+    made.
 
     Raises:
-        Refused
+        Refused: 422, too many. PromptError: as `check_names`.
     """
-    for name in names:
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            raise Refused(422, f"The class name {name[:40]!a} is not valid Unicode.") from None
-    there = {key(name) for name in known}
-    new = sum(key(name) not in there for name in names)
-    if new > limits.max_new_classes:
-        raise Refused(422, f"{new} class names are new, but {limits.max_new_classes} a request are the most.")
     if len(names) > limits.max_classes:
-        raise Refused(422, f"{len(names)} classes were asked for, but {limits.max_classes} are the most.")
+        raise Refused(422, f"{len(names)} classes were sent, but {limits.max_classes} are the most (--max-classes).")
+    check_names(names, where="the request", repeats=True)
+    keys = {key(name) for name in known}
+    new = sum(key(name) not in keys for name in names)
+    if new > limits.max_new_classes:
+        raise Refused(
+            422,
+            f"{new} class names are new, but {limits.max_new_classes} per request are the most (--max-new-classes).",
+        )
 
 
 def to_pixels(data: bytes, preprocess: Preprocess, limits: Limits) -> Any:
-    """Normalised pixels (3, S, S) of an image that a stranger sent.
+    """Normalised pixels (3, size, size) of an image that a client sent.
 
     Raises:
         Refused: 413 too large, 422 it can't be read.
@@ -103,12 +103,12 @@ def to_pixels(data: bytes, preprocess: Preprocess, limits: Limits) -> Any:
         image = read_image(data, max_pixels=limits.max_pixels, formats=FORMATS)
         if max(image.size) > LONGEST_SIDES * min(image.size):
             raise Refused(
-                413, f"The image has {image.width} × {image.height} pixels: sides of 1 to {LONGEST_SIDES} are the most."
+                413,
+                f"The image has {image.width} × {image.height} pixels, but one side may be at most {LONGEST_SIDES} times the "
+                "other.",
             )
         return preprocess(image)
     except DataError as error:
-        reason = str(error)
-        large = "more than the" in reason or "decompression bomb" in reason
-        raise Refused(413 if large else 422, reason) from error
+        raise Refused(413 if isinstance(error, TooLargeError) else 422, str(error)) from error
     except MemoryError as error:
         raise Refused(413, "The image needs more memory than there is.") from error

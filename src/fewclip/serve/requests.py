@@ -172,9 +172,6 @@ async def _as_asked(form: FormData, limits: Limits) -> Asked:
         images.append((_shown(value.filename), await value.read()))
     _check_count(len(images), limits)
     classes = [_text(value, "classes") for value in form.getlist("classes")]
-    for name in classes:
-        if not 1 <= len(name) <= LONGEST:
-            raise Refused(422, f"A class name has {len(name)} characters: 1 to {LONGEST} are expected.")
     tops = [_text(value, "top") for value in form.getlist("top")]
     top = tops[-1] if tops else str(TOP)
     if not (top.isascii() and top.isdigit() and len(top) < 8 and 1 <= int(top) <= 100_000):

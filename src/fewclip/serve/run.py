@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import socket
 from collections.abc import Callable
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from starlette.types import ASGIApp
 
 from fewclip.errors import SettingsError
+from fewclip.serve.connections import Connections
 
 CONNECTIONS = 500
-"""Connections at one time; further ones are closed at once, so that files and sockets remain for those."""
+"""Open connections at one time."""
 GRACE = 20
 """Seconds in which requests are finished after a signal to stop."""
+LARGEST_HEAD = 32 * 1024
+"""Bytes of a request's head."""
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket.
+    """A socket that listens.
 
     Raises:
-        SettingsError: the address can't be had.
+        SettingsError: the address is not available.
     """
     if not 0 <= port <= 65535:
         raise SettingsError(f"Can't serve on port {port}: choose another --host or --port, up to 65535.")
@@ -57,20 +58,41 @@ def is_local(bound: socket.socket) -> bool:
     return host.startswith("127.") or host == "::1"
 
 
-def run(app: FastAPI, bound: socket.socket, *, head_seconds: float, ready: Callable[[], None] = lambda: None) -> None:
-    """Answer until SIGINT or SIGTERM, then finish what was begun."""
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
+def configure(app: ASGIApp, *, seconds: float, most: int = CONNECTIONS, log_level: str = "warning") -> uvicorn.Config:
+    """uvicorn's settings for an application; `seconds` and `most` as of `Connections`.
+
+    `X-Forwarded-…` headers are not believed: nothing here depends on who asks, and the connections are told apart by it.
+    """
+    plain = uvicorn.Config(app, http="h11", log_config=None)
+    plain.load()
+    connections = Connections(app, seconds=seconds, most=most)
+    return uvicorn.Config(
+        connections,
+        http=connections.protocol(plain.http_protocol_class),
+        log_level=log_level,
         access_log=False,
         server_header=False,
-        http=patient(head_seconds),
+        proxy_headers=False,
         ws="none",
         lifespan="on",
-        h11_max_incomplete_event_size=32 * 1024,
+        h11_max_incomplete_event_size=LARGEST_HEAD,
         timeout_graceful_shutdown=GRACE,
     )
-    server = Announcing(config, ready)
+
+
+def run(app: ASGIApp, bound: socket.socket, *, seconds: float, ready: Callable[[], None] = lambda: None) -> None:
+    """Answer until SIGINT or SIGTERM, then finish the requests that have begun.
+
+    Args:
+        app: the application.
+        bound: what `listen` returned.
+        seconds: time for a head to arrive, and for an answer to be read.
+        ready: called once requests are answered.
+
+    Raises:
+        SettingsError: the application did not start.
+    """
+    server = Announcing(configure(app, seconds=seconds), ready)
 
     def stop(*_: Any) -> None:
         server.should_exit = True
@@ -79,11 +101,11 @@ def run(app: FastAPI, bound: socket.socket, *, head_seconds: float, ready: Calla
         signal.signal(number, stop)
     server.run(sockets=[bound])
     if not server.started:
-        raise SettingsError("The server could not start; the lines above say why.")
+        raise SettingsError("The server could not start: see the lines above.")
 
 
 class Announcing(uvicorn.Server):
-    """Says when it answers."""
+    """Calls `ready` once it answers."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -96,46 +118,5 @@ class Announcing(uvicorn.Server):
 
 
 def local_names(host: str, bound: socket.socket) -> set[str]:
-    """Names under which a server that only this machine can reach is asked for."""
+    """Names that a server reachable only from this machine answers to."""
     return {"localhost", "127.0.0.1", "::1", host.lower(), str(bound.getsockname()[0])}
-
-
-def patient(seconds: float, most: int = CONNECTIONS) -> type[H11Protocol]:
-    """uvicorn's protocol, which hangs up where the head of a request takes longer than so many seconds, and on more than
-    so many connections."""
-
-    class Patient(H11Protocol):
-        _head: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            if len(self.connections) > most:
-                transport.close()
-            else:
-                self._watch()
-
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            self._watch()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            super().connection_lost(exc)
-            if self._head is not None:
-                self._head.cancel()
-
-        def _watch(self) -> None:
-            """Start the clock where no request is being answered, stop it where one is."""
-            busy = self.cycle is not None and not self.cycle.response_complete
-            if busy and self._head is not None:
-                self._head.cancel()
-                self._head = None
-            elif not busy and self._head is None:
-                self._head = self.loop.call_later(seconds, self._hang_up)
-
-        def _hang_up(self) -> None:
-            self._head = None
-            busy = self.cycle is not None and not self.cycle.response_complete
-            if not busy and not self.transport.is_closing():
-                self.transport.close()
-
-    return Patient

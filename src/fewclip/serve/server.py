@@ -1,4 +1,4 @@
-"""The threads behind the application: those that decode, the one that runs the model, and the limits on both."""
+"""The application's threads: those that decode images, the one that runs the model, and the limits on both."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from fewclip.serve.requests import Asked
 
 @dataclass(frozen=True, kw_only=True)
 class Batching:
-    """How images that come at one time share runs of the model."""
+    """How concurrent images share runs of the model."""
 
     batch: int = 32
-    """Images in one run of the model at most."""
+    """Most images in one run of the model."""
     wait_ms: float = 4.0
     """How long the model waits for images that are still being decoded."""
     decoders: int = 2
@@ -44,8 +44,8 @@ class Server:
     def __init__(self, model: Model, limits: Limits, batching: Batching, metrics: Metrics) -> None:
         self.model, self.limits, self.batching, self.metrics = model, limits, batching, metrics
         self._batcher: Batcher | None = None
-        metrics.gauge("fewclip_images_held", "Images that are decoded or wait.", lambda: self.batcher.held)
-        metrics.gauge("fewclip_classes", "Classes known.", lambda: len(model.trained) + len(model.added))
+        metrics.gauge("fewclip_images_held", "Images being decoded or waiting.", lambda: self.batcher.held)
+        metrics.gauge("fewclip_classes", "Known classes.", lambda: len(model.adapter.classes))
 
     def start(self) -> None:
         b = self.batching
@@ -67,7 +67,7 @@ class Server:
     async def predict(self, asked: Asked) -> dict[str, Any]:
         """Raises: Refused, FewclipError."""
         if asked.classes is not None:
-            check_class_names(asked.classes, self.model.trained + self.model.added, self.limits)
+            check_class_names(asked.classes, self.model.adapter.classes, self.limits)
         loop = asyncio.get_running_loop()
         with self.batcher.places(len(asked.images)) as places:
             decoded = await asyncio.gather(
@@ -89,14 +89,14 @@ class Server:
     def _check_decoded(self, asked: Asked, decoded: Sequence[Any]) -> None:
         bad: list[dict[str, Any]] = []
         status = 422
-        for place, ((name, _), found) in enumerate(zip(asked.images, decoded, strict=True)):
-            if isinstance(found, Refused):
-                bad.append({"index": place, "image": name, "error": str(found.detail)})
-                status = found.status_code
-            elif isinstance(found, BaseException):
-                raise found
+        for place, ((name, _), pixels) in enumerate(zip(asked.images, decoded, strict=True)):
+            if isinstance(pixels, Refused):
+                bad.append({"index": place, "image": name, "error": str(pixels.detail)})
+                status = pixels.status_code
+            elif isinstance(pixels, BaseException):
+                raise pixels
         if bad:
-            self.metrics.refused.add(len(bad))
+            self.metrics.refused.inc(len(bad))
             raise Refused(status, bad[0]["error"], images=bad)
 
     def _ranked(self, answer: Answer, name: str | None, top: int) -> dict[str, Any]:
@@ -112,27 +112,30 @@ class Server:
         }
 
     def classes(self) -> dict[str, Any]:
-        c = self.model.adapter
+        adapter = self.model.adapter
         return {
-            "trained": self.model.trained,
-            "added": self.model.added,
-            "takes_new": self.model.takes_new,
-            "method": c.method.name,
-            "backbone": c.clip.name or "unnamed",
+            "trained": list(adapter.trained_classes),
+            "added": list(adapter.added_classes),
+            "takes_new": adapter.takes_new,
+            "method": adapter.method.name,
+            "backbone": adapter.clip.name or "unnamed",
         }
 
     async def add(self, names: Sequence[str]) -> dict[str, Any]:
         """Raises: Refused, FewclipError."""
 
-        def do() -> dict[str, Any]:  # on the model's thread, where classes don't change beside it
-            known = self.model.trained + self.model.added
-            check_class_names(names, known, self.limits)
-            there = {key(name) for name in known}
-            new = [name for name in names if key(name) not in there]
-            if len(known) + len(new) > self.limits.max_classes:
-                raise Refused(422, f"{len(known)} classes are known, and {self.limits.max_classes} are the most.")
-            if new:
-                self.model.add(new)
+        def do() -> dict[str, Any]:  # on the model's thread, so that the classes don't change during a run
+            adapter = self.model.adapter
+            check_class_names(names, adapter.classes, self.limits)
+            known = {key(name) for name in adapter.classes}
+            new = [name for name in names if key(name) not in known]
+            if len(adapter.classes) + len(new) > self.limits.max_classes:
+                raise Refused(
+                    422,
+                    f"The server knows {len(adapter.classes)} classes and {len(new)} are new, but {self.limits.max_classes} "
+                    "are the most (--max-classes).",
+                )
+            adapter.add_classes(new)
             return self.classes()
 
         result: dict[str, Any] = await asyncio.wrap_future(self.batcher.call(do))

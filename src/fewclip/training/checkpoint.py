@@ -15,12 +15,20 @@ from fewclip.files.write import write_tensors
 from fewclip.methods.base import Method
 
 
+class CheckpointError(OutputError):
+    """A checkpoint that can't be resumed from; `reason` completes "the checkpoint …"."""
+
+    def __init__(self, path: Path, reason: str, remedy: str) -> None:
+        super().__init__(f"The checkpoint {path} {reason}: {remedy}.")
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """Trained tensors, what training needs besides them, optimiser state and progress in `path`.
 
-    `run` says which run it is (method, settings, backbone, data); a checkpoint of another run is refused, or with
-    `overwrite` passed over and replaced.
+    `run` identifies the run (method, settings, backbone, data). A checkpoint of another run, or a damaged one, is refused;
+    with `overwrite` it is ignored and replaced.
     """
 
     path: Path
@@ -40,29 +48,20 @@ class Checkpoint:
     def restore(
         self, method: Method, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
     ) -> Progress | None:
-        """Put a saved state back and say where it stood; None if there is none.
+        """Put a saved state back and return its progress; None if there is none.
 
         Raises:
-            OutputError: the file is damaged, or of another run, and not to be overwritten.
+            CheckpointError: the file is damaged, or of another run, and not to be overwritten. Nothing was put back.
         """
 
         if not self.path.exists():
             return None
         try:
-            tensors, meta = self._read()
-        except OutputError:
+            tensors, meta = self._read(method)
+        except CheckpointError:
             if self.overwrite:
                 return None
             raise
-        run = json.loads(json.dumps(self.run))
-        if meta["run"] != run:
-            if self.overwrite:
-                return None
-            changed = [key for key in run if run[key] != meta["run"].get(key)]
-            raise OutputError(
-                f"{self.path} is of an unfinished run with another {', '.join(changed)}: finish that run with its own "
-                "settings, choose another output folder, or start over with overwrite."
-            )
         own = {k.removeprefix("method."): v for k, v in tensors.items() if k.startswith("method.")}
         method.load_state_dict(own)
         for name, tensor in method.training_state().items():
@@ -76,17 +75,29 @@ class Checkpoint:
         scaler.load_state_dict(meta["scaler"])
         return Progress(**meta["progress"])
 
-    def _read(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def _read(self, method: Method) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and metadata, checked before anything is put back."""
         from safetensors import SafetensorError, safe_open
 
+        remedy = "delete it, or start over with overwrite"
         try:
             with safe_open(self.path, framework="pt") as file:
                 meta = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-                return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, ValueError) as error:
-            raise OutputError(
-                f"{self.path} is no readable checkpoint ({error}): delete it, or start over with overwrite."
-            ) from error
+            raise CheckpointError(self.path, f"is not readable ({error})", remedy) from error
+        run, other = json.loads(json.dumps(self.run)), meta.get("run")
+        if other != run:
+            changed = [key for key in run if not isinstance(other, dict) or run[key] != other.get(key)] or ["version"]
+            finish = "finish that run with its own settings, choose another output folder, or start over with overwrite"
+            raise CheckpointError(self.path, f"is of an unfinished run with another {', '.join(changed)}", finish)
+        expected = {f"method.{name}": tensor.shape for name, tensor in method.state_dict().items()}
+        expected |= {f"state.{name}": tensor.shape for name, tensor in method.training_state().items()}
+        wrong = [name for name, shape in expected.items() if name not in tensors or tensors[name].shape != shape]
+        wrong += [name for name in ("progress", "scaler") if name not in meta]
+        if wrong:  # such as written by a version that kept other tensors
+            raise CheckpointError(self.path, f"does not hold {', '.join(wrong)} as this version needs them", remedy)
+        return tensors, meta
 
 
 @dataclass

@@ -3,75 +3,76 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
 from fewclip.errors import SettingsError
-from fewclip.methods import find
+from fewclip.methods import find, make_settings
+from fewclip.methods.settings import Count, Positive, Range, Settings, Weight, Whole, suggestion
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings:
+class TrainSettings(Settings):
     """How to train; defaults are MMRL's for base-to-novel (shared/SPEC.md §6). Other methods bring theirs
     (`Method.train_settings`), which stand where the user says nothing."""
 
-    epochs: int = 10
+    epochs: Whole = 10
     """Times that every image is seen; 0: as often as `steps_per_shot` asks for."""
-    steps_per_shot: int = 0
+    steps_per_shot: Whole = 0
     """Steps for each image of a class, rounded up to whole epochs, where `epochs` is 0."""
-    batch_size: int = 4
+    batch_size: Count = 4
     """Images a step, over all processes."""
-    lr: float = 1e-3
+    lr: Positive = 1e-3
     """Learning rate at the height of its cosine."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     """What takes the steps; adam and sgd add weight decay to the gradient."""
-    momentum: float = 0.9
+    momentum: Annotated[float, Range(0, 1, below=True)] = 0.9
     """Of sgd."""
-    eps: float = 1e-8
+    eps: Weight = 1e-8
     """Of adamw and adam: what is added to their denominators."""
-    weight_decay: float = 5e-4
+    weight_decay: Weight = 5e-4
     """How strongly trained tensors are drawn to zero."""
     schedule: Literal["epoch", "step"] = "epoch"
     """How often the learning rate follows its cosine."""
-    min_lr: float = 0.0
+    min_lr: Weight = 0.0
     """Learning rate at the foot of its cosine."""
-    warmup_epochs: int = 1
+    warmup_epochs: Whole = 1
     """Epochs at the warm-up rate, before the cosine begins; a single epoch has none."""
-    warmup_lr: float = 1e-5
+    warmup_lr: Weight = 1e-5
     """Learning rate of those epochs."""
-    crop_min: float = 0.5
+    crop_min: Annotated[float, Range(0, 1, above=True)] = 0.5
     """Smallest share of an image that a training crop shows."""
-    accumulate: int = 1
+    accumulate: Count = 1
     """Parts that a batch is split into to save memory; the step is the same."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the towers; auto is fp32 on a CPU, and bf16 or fp16 on a GPU. Trained tensors are fp32 always."""
     seed: int = 1
     """Seed of the picks, the start, the order and the augmentation."""
-    cache_mb: int = 2048
+    cache_mb: Whole = 2048
     """Memory for decoded images; those that do not fit are read again every epoch."""
-    checkpoint_seconds: float = 30.0
+    checkpoint_seconds: Weight = 30.0
     """How often an unfinished run is saved."""
 
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            SettingsError: a value of another type, not among the choices, or out of its range; neither epochs nor
+                steps_per_shot.
+        """
+        super().__post_init__()
+        if not (self.epochs or self.steps_per_shot):
+            raise SettingsError("epochs is 0, but it must be at least 1, unless steps_per_shot is.")
+
     def check(self, processes: int) -> None:
-        """Refuse what can't be trained with.
+        """Refuse a batch with fewer images than processes.
 
         Raises:
-            SettingsError: a setting out of its range, or a batch with fewer images than processes.
+            SettingsError
         """
-        for name in ("epochs", "batch_size", "accumulate"):
-            if getattr(self, name) < 1 and not (name == "epochs" and self.steps_per_shot > 0 and self.epochs == 0):
-                raise SettingsError(f"{name} is {getattr(self, name)}, but it must be at least 1.")
-        if not self.lr > 0:
-            raise SettingsError(f"lr is {self.lr}, but a learning rate is above 0.")
-        if not 0 < self.crop_min <= 1:
-            raise SettingsError(f"crop_min is {self.crop_min}, but a share of an image is above 0 and at most 1.")
-        if not 0 <= self.momentum < 1 or self.eps < 0 or self.min_lr < 0:
-            raise SettingsError("momentum must be 0 or more and below 1, eps and min_lr 0 or more.")
-        if self.warmup_epochs < 0 or self.weight_decay < 0:
-            raise SettingsError("warmup_epochs and weight_decay must be 0 or more.")
         if self.batch_size < processes:
             raise SettingsError(
                 f"batch_size is {self.batch_size}, but {processes} processes need an image each: raise it."
@@ -105,6 +106,26 @@ def make_optimizer(settings: TrainSettings, parameters: list[Tensor]) -> torch.o
         return torch.optim.SGD(parameters, lr=lr, momentum=settings.momentum, weight_decay=decay)
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[settings.optimizer]
     return kind(parameters, lr=lr, weight_decay=decay, eps=settings.eps)
+
+
+def split_settings(method: str, values: Mapping[str, Any]) -> tuple[TrainSettings, Any]:
+    """The settings of training and those of a method, from one mapping of those that differ from the published ones.
+
+    Raises:
+        SettingsError: an unknown method or setting, or a value of another type, not among the choices, or out of its range.
+    """
+    training = [f.name for f in fields(TrainSettings)]
+    known = [f.name for f in fields(find(method).Settings)]
+    for name in values:
+        if name not in training + known:
+            raise SettingsError(
+                f"{method} has no setting {name!r}{suggestion(name, training + known)}: it has "
+                f"{', '.join(known) or 'none'}. Settings of training: {', '.join(sorted(training))}."
+            )
+    given = {name: value for name, value in values.items() if name in training}
+    return TrainSettings(**published_training(method) | given), make_settings(
+        method, {name: value for name, value in values.items() if name in known}
+    )
 
 
 def published_training(method: str) -> dict[str, Any]:

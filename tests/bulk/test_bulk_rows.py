@@ -131,7 +131,7 @@ def test_little_is_decoded_ahead(adapter: Path, folder: Path, tmp_path: Path, sm
             taken.append(n)
             yield Order(n, plan.places[0])
 
-    parts = Predictor(Spec(str(plan.path), str(adapter), None, 1, False), 1).parts(orders())
+    parts = Predictor(Spec(str(plan.path), str(adapter), None, 1, False)).parts(orders())
     next(parts)
     seen = -1
     while seen != len(taken):
@@ -143,9 +143,9 @@ def test_little_is_decoded_ahead(adapter: Path, folder: Path, tmp_path: Path, sm
 def test_an_image_that_ends_its_process_is_left_out(adapter: Path, folder: Path, tmp_path: Path) -> None:
     plan = write_plan(tmp_path / "plan", Sources([str(folder)]))
     announced: list[int] = []
-    predictor = Predictor(Spec(str(plan.path), str(adapter), None, 1, False), 1)
+    predictor = Predictor(Spec(str(plan.path), str(adapter), None, 1, False))
     order = Order(0, plan.places[0], careful=True, skip=frozenset([3]))
-    (part,) = predictor.parts([order], lambda number, image: announced.append(image))
+    (part,) = predictor.parts([order], announced.append)
     errors = pq.read_table(BytesIO(part.data)).column("error").to_pylist()
     assert errors == [DEADLY if n == 3 else None for n in range(len(IMAGES))]
     assert announced == list(range(len(IMAGES)))
@@ -159,8 +159,9 @@ def test_a_row_group_is_read_once_by_pieces_in_order(tmp_path: Path, monkeypatch
     monkeypatch.setattr(parquet, "_open", lambda path: opened.append(path) or plain(path))  # type: ignore[func-returns-value]
     found = list(parquet.row_pieces(str(file), None, None))
     opened.clear()
+    reader = parquet.RowReader()
     for piece in (found[0], found[2], found[5], found[1]):
-        assert [image.load() for image in piece.images()] == [str(piece.first + n).encode() for n in range(10)]
+        assert [image.load() for image in reader.images(piece)] == [str(piece.first + n).encode() for n in range(10)]
     assert len(opened) == 2
 
 

@@ -130,7 +130,7 @@ def test_mistakes(adapter: Path, folder: Path, tmp_path: Path, capsys: pytest.Ca
         mistake(capsys, ["predict", str(adapter), str(tmp_path / name), *out], sentence)
     good = ["predict", str(adapter), str(folder)]
     mistake(capsys, [*good, "-o", str(tmp_path / "out.xlsx")], "ends in .parquet, .csv, .jsonl")
-    mistake(capsys, [*good, "-o", str(tmp_path / "file/out.csv")], "can't be written")
+    mistake(capsys, [*good, "-o", str(tmp_path / "file/out.csv")], "can't be used")
     mistake(capsys, [*good, *out, "--json"], "--json and --csv print")
     mistake(capsys, [*good, *out, "--top", "0"], "--top is 0")
     mistake(capsys, [*good, *out, "--classes", ","], "classes is empty")
