@@ -37,6 +37,18 @@ def pixels(image: Image.Image) -> Any:
     return np.asarray(image)
 
 
+# ---- CLIP's numbers
+
+
+def test_the_mean_and_deviation_are_clips() -> None:
+    """As in OpenAI's code, in the order red, green, blue; no other test states them."""
+    assert Preprocess(8).mean == (0.48145466, 0.4578275, 0.40821073)
+    assert Preprocess(8).std == (0.26862954, 0.26130258, 0.27577711)
+    black, white = (Preprocess(2)(Image.new("RGB", (2, 2), colour))[:, 0, 0].tolist() for colour in ("black", "white"))
+    assert black == pytest.approx([-1.7922625, -1.7520971, -1.4802198], abs=1e-6)
+    assert white == pytest.approx([1.9303361, 2.0748837, 2.1458969], abs=1e-6)
+
+
 # ---- sources
 
 

@@ -52,7 +52,7 @@ def test_missing_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         read_data("dtd", root=tmp_path / "none")
     with pytest.raises(DataError, match="DTD is not in .*dtd: expected that folder .* from robots.ox.ac.uk"):
         read_data("dtd", root=tmp_path)
-    with pytest.raises(DataError, match=r"A root was given, but 'photos' is none of imagenet"):
+    with pytest.raises(DataError, match=r"A root was given, but 'photos' is not one of imagenet"):
         read_data("photos", root=tmp_path)
     with pytest.raises(DataError, match="no split 'validation': choose train, val or test"):
         read_data(tmp_path, "validation")
@@ -63,7 +63,7 @@ def test_missing_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="can't be read as JSON"):
         read_benchmark(benchmark, tmp_path)
     (tmp_path / benchmark.split_file).unlink()
-    with pytest.raises(DataError, match="lacks split_zhou_DescribableTextures.json, which says .* CoOp's Google Drive"):
+    with pytest.raises(DataError, match="lacks split_zhou_DescribableTextures.json, which defines .* CoOp's Google Drive"):
         read_benchmark(benchmark, tmp_path)
 
 
@@ -78,7 +78,7 @@ def test_missing_class_folders(tmp_path: Path) -> None:
 
 def test_mistakes_in_the_aircraft_lists(tmp_path: Path) -> None:
     folder = write_set(tmp_path, "fgvc_aircraft")
-    assert read_data(folder).classes == ("707-320", "F-16A/B", "Yak-42")
+    assert read_data(folder).classes == ("707-320", "DR-400", "F-16A/B", "Falcon 900", "Model B200", "Yak-42")
     (folder / "images_variant_val.txt").write_text("0034310 Zeppelin\n")
     with pytest.raises(DataError, match="has the line '0034310 Zeppelin': expected an image and a class"):
         read_data(folder, "val")

@@ -61,7 +61,9 @@ def test_folder_mistakes(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No images were given"):
         read_data([])
     with pytest.raises(DataError, match="Expected pairs"):
-        read_data([("a.png", 3)])
+        read_data([("a.png",)])
+    with pytest.raises(DataError, match="expected a class name"):
+        read_data([("a.png", 3.5)])
 
 
 def test_only_and_halves() -> None:

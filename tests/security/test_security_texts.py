@@ -76,7 +76,22 @@ def test_new_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["猫", "👩\u200d👩\u200d👧", "می\u200cخواهم", "<b>cat</b>", "=cmd()", "a|b", "`x`", "'; DROP", "שלום"]
+    "name",
+    [
+        "?",
+        "0",
+        "e\u0301",
+        "a_b",
+        "猫",
+        "👩\u200d👩\u200d👧",
+        "می\u200cخواهم",
+        "<b>cat</b>",
+        "=cmd()",
+        "a|b",
+        "`x`",
+        "'; DROP",
+        "שלום",
+    ],
 )
 def test_names_of_all_languages_are_names(name: str) -> None:
     check_names(["cat", name], where="the test")
@@ -197,7 +212,7 @@ def test_hostile_csv_files(text: str | bytes, says: str, tmp_path: Path) -> None
         ('{"train": [["../1.jpg", 0, "a"]], "val": [], "test": []}', "not a path inside its folder"),
         (
             '{"train": [["a/1.jpg", 0, "%s"], ["a/1.jpg", 0, "b"]], "val": [], "test": []}' % ("x" * 10**6),
-            "calls the label 0",
+            "gives the label 0",
         ),
         ('{"train": [["a/1.jpg", %s, "a"]], "val": [], "test": []}' % ("9" * 5000), "can't be read as JSON"),
         ('{"train": [["a/1.jpg", 1e999, "a"]], "val": [], "test": []}', "has the entry"),
