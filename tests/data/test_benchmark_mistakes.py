@@ -63,7 +63,9 @@ def test_missing_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="can't be read as JSON"):
         read_benchmark(benchmark, tmp_path)
     (tmp_path / benchmark.split_file).unlink()
-    with pytest.raises(DataError, match="lacks split_zhou_DescribableTextures.json, which defines .* CoOp's Google Drive"):
+    with pytest.raises(
+        DataError, match="lacks split_zhou_DescribableTextures.json, which defines .* CoOp's Google Drive"
+    ):
         read_benchmark(benchmark, tmp_path)
 
 
