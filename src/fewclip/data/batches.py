@@ -76,17 +76,23 @@ class DecodedImages:
 
 @dataclass(frozen=True)
 class Batch:
-    """A share of a training batch. `whole` is how many images the batch has over all shares."""
+    """A share of a training batch. `whole` is how many images the batch has over all shares.
+
+    `counted`: False for a process that a short batch has no image for. It computes one all the same, so that all processes
+    exchange the same gradients, with weight 0.
+    """
 
     images: Float[Tensor, "share 3 size size"]
     labels: Int[Tensor, " share"]
     whole: int
+    counted: bool = True
 
 
 class TrainingBatches:
     """Shuffled, augmented batches. Every random choice follows from (seed, epoch, image).
 
-    The last batch of an epoch is dropped if it is short, unless it is the only one, as in the published code.
+    The last batch of an epoch is dropped if it is short, unless it is the only one, as in most published code
+    (`fewclip.methods.base.Method.keep_last`).
     """
 
     def __init__(
@@ -100,18 +106,26 @@ class TrainingBatches:
         cache_bytes: int = 2 << 30,
         share: tuple[int, int] = (0, 1),
         threads: int = THREADS,
+        keep_last: bool = False,
     ) -> None:
         """`share` = (rank, processes): which part of each batch is this process's. `crop_min`: the smallest share of an
-        image's area that a crop has. `cache_bytes`: how much memory decoded images may take."""
+        image's area that a crop has. `cache_bytes`: how much memory decoded images may take. `keep_last`: a short last batch is
+        used too."""
         self.dataset, self.preprocess, self.seed = dataset, preprocess, seed
         self.batch_size = min(batch_size, len(dataset))
         self.rank, self.processes = share
-        self.threads, self.crop_min = threads, crop_min
+        self.threads, self.crop_min, self.keep_last = threads, crop_min, keep_last
         self.decoded = DecodedImages(dataset.images, cache_bytes)
 
     def __len__(self) -> int:
         """Batches per epoch."""
-        return len(self.dataset) // self.batch_size
+        whole, left = divmod(len(self.dataset), self.batch_size)
+        return whole + (self.keep_last and left > 0)
+
+    @property
+    def images(self) -> int:
+        """Images per epoch."""
+        return min(len(self) * self.batch_size, len(self.dataset))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `start` on."""
@@ -124,9 +138,12 @@ class TrainingBatches:
     def _start(self, pool: ThreadPoolExecutor, epoch: int, batch: list[int]) -> Callable[[], Batch]:
         # Every process shuffles alike and takes every `processes`-th image: the shares of a batch are disjoint.
         share = batch[self.rank :: self.processes]
-        images = [pool.submit(self._image, epoch, index) for index in share]
-        labels = torch.tensor([self.dataset.labels[index] for index in share])
-        return lambda: Batch(torch.stack([image.result() for image in images]), labels, len(batch))
+        indices = (
+            share or batch[:1]
+        )  # a short batch may have no image for this process, which then computes one uncounted
+        images = [pool.submit(self._image, epoch, index) for index in indices]
+        labels = torch.tensor([self.dataset.labels[index] for index in indices])
+        return lambda: Batch(torch.stack([image.result() for image in images]), labels, len(batch), counted=bool(share))
 
     def _image(self, epoch: int, index: int) -> Float[Tensor, "3 size size"]:
         draws = generator(self.seed, "augment", epoch, index)
