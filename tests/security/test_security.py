@@ -188,7 +188,7 @@ def test_links_and_pipes(tmp_path: Path) -> None:
         read_data(tmp_path)
     with pytest.raises(DataError, match="There are no results"):
         read_rows(tmp_path)
-    with pytest.raises(AdapterError, match="no finished adapter"):
+    with pytest.raises(AdapterError, match="is not a finished adapter"):
         FewShotClassifier.load(tmp_path)
     with pytest.raises(BackboneError, match="no file or folder"):
         load(str(tmp_path / "pipe.pt"))

@@ -22,7 +22,7 @@ def own_validation(read: Callable[[str], Dataset]) -> Dataset:
                 f"{val.name} has no separate validation images, its val split contains images of its {split} split: give a "
                 "folder of other images."
             )
-    return found
+    return val
 
 
 def held_out(val: Dataset, train: Dataset) -> Dataset:
