@@ -4,7 +4,7 @@
 
 Trained on the 16 images of each base class, tested on the base test images; the best of three penalties on the test
 split, so an upper bound. Features are the class token before and behind the projection. Takes half a minute.
-Result on 2 shared cores, 2026-11-22: see "What was tried" in docs/icons.md.
+Result on 2 shared cores, 2026-11-22: see docs/notes/icons.md.
 """
 
 from __future__ import annotations

@@ -443,7 +443,7 @@ def test_data_that_is_not_whole_stops_a_sweep_and_loses_no_row(
         (tmp_path / "twice" / copy).mkdir(parents=True)
         (tmp_path / "twice" / copy / "1.png").write_bytes((photos / "red" / "0.png").read_bytes())
     capsys.readouterr()
-    for name, sentence in (("dtd", "banded"), ("twice", "both name the class 'same name'"), ("sun397", "sun397")):
+    for name, sentence in (("dtd", "banded"), ("twice", "both stand for the class 'same name'"), ("sun397", "sun397")):
         assert main([*command, "--datasets", f"photos,{name}"]) == 2
         said = capsys.readouterr().err
         assert sentence in said

@@ -115,8 +115,11 @@ def test_a_text_that_does_not_fit(tokenizer: Tokenizer) -> None:
     assert tokenizer(texts[:2], 77)[1, -1] == 49407
     with pytest.raises(PromptError, match=r"Text 3 of 3, 'dog .*….*', makes 78 tokens.*reads 77: shorten"):
         tokenizer(texts, 77)
-    cut = tokenizer(texts, 77, truncate=True)
+    cut = tokenizer([*texts, "cat " + "dog " * 74 + "bird", "cat " * 10 + "dog " * 90], 77, truncate=True)
     assert torch.equal(cut[1], cut[2])
+    cat, dog = (tokenizer.encode(word)[0] for word in ("cat", "dog"))
+    assert cut[3].tolist() == [49406, cat, *[dog] * 74, 49407]  # the beginning is kept
+    assert cut[4].tolist() == [49406, *[cat] * 10, *[dog] * 65, 49407]
     with pytest.raises(PromptError, match="makes 7 tokens.*reads 6"):
         tokenizer(["a photo of a cat"], 6)
 
@@ -132,20 +135,8 @@ def test_what_is_no_text(tokenizer: Tokenizer) -> None:
         tokenizer("a cat", 77)
     with pytest.raises(PromptError, match="given 3, a int"):
         tokenizer(["a", 3], 77)  # type: ignore[list-item]
-    with pytest.raises(PromptError, match="no valid Unicode"):
+    with pytest.raises(PromptError, match="not valid Unicode"):
         tokenizer(["\ud800"], 77)
-
-
-@pytest.mark.parametrize("name", ["", " ", "\t\n", "\x00\x07", "\u200b", "___", "\u00ad\u3000\ufeff"])
-def test_names_with_nothing_to_read(name: str, tokenizer: Tokenizer) -> None:
-    with pytest.raises(PromptError, match="Class name 2 of 3, .*has no visible characters: give it a name to read"):
-        tokenizer.check_names(["cat", name, "dog"])
-
-
-def test_names_that_can_be_read(tokenizer: Tokenizer) -> None:
-    tokenizer.check_names(["cat", "?", "猫", "👩‍👩‍👧", "e\u0301", "a_b", "0", "\u0301"])
-    with pytest.raises(PromptError, match="special token"):
-        tokenizer.check_names(["<|endoftext|>"])
 
 
 def test_folders(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -165,7 +156,7 @@ def test_folders(tmp_path: Path, tokenizer: Tokenizer) -> None:
     for text in AWKWARD:
         assert from_parts.encode(text) == from_json.encode(text) == tokenizer.encode(text)
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(BackboneError, match=r"tokenizer\.json is no readable tokenizer"):
+    with pytest.raises(BackboneError, match=r"tokenizer\.json is not a readable tokenizer"):
         Tokenizer.from_folder(tmp_path)
     (tmp_path / "tokenizer.json").unlink()
     (tmp_path / "merges.txt").write_text("a b c\n")

@@ -29,10 +29,10 @@ def write_split(folder: Path, **changes: object) -> Benchmark:
     ("train", "says"),
     [
         ([["a/1.jpg", 0, "a"], *MANY], r"10 images, but 8 of them .*b/0.jpg, b/2"),
-        ([["../a.jpg", 0, "a"]], r"names the image '\.\./a\.jpg', which is not a path inside"),
+        ([["../a.jpg", 0, "a"]], r"lists the image '\.\./a\.jpg', which is not a path inside"),
         ([["/etc/a.jpg", 0, "a"]], "not a path inside its folder"),
         ([["C:\\a.jpg", 0, "a"]], "not a path inside its folder"),
-        ([["a/1.jpg", 0, "a"], ["b/1.jpg", 0, "b"]], "calls the label 0 both 'a' and 'b'"),
+        ([["a/1.jpg", 0, "a"], ["b/1.jpg", 0, "b"]], "gives the label 0 the names 'a' and 'b'"),
         ([["a/1.jpg", 0, "a"], ["b/1.jpg", 2, "b"]], "labels that are not 0, 1, 2"),
         ([["a/1.jpg", 0, "a"], ["b/1.jpg", 1, "a"]], "calls both labels 0 and 1 'a'"),
         ([["a/1.jpg", "0", "a"]], r"has the entry .*: expected \[path, label, class name\]"),
@@ -46,13 +46,13 @@ def test_mistakes_in_a_split_file(train: object, says: str, tmp_path: Path) -> N
 
 def test_missing_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FEWCLIP_DATA", raising=False)
-    with pytest.raises(DataError, match="dtd is a published data set, but nothing says where .* FEWCLIP_DATA"):
+    with pytest.raises(DataError, match="dtd is a published data set, and its place is not known.* FEWCLIP_DATA"):
         read_data("dtd")
     with pytest.raises(DataError, match="given as root, is not a folder"):
         read_data("dtd", root=tmp_path / "none")
     with pytest.raises(DataError, match="DTD is not in .*dtd: expected that folder .* from robots.ox.ac.uk"):
         read_data("dtd", root=tmp_path)
-    with pytest.raises(DataError, match=r"A root was given, but 'photos' is none of imagenet"):
+    with pytest.raises(DataError, match=r"A root was given, but 'photos' is not one of imagenet"):
         read_data("photos", root=tmp_path)
     with pytest.raises(DataError, match="no split 'validation': choose train, val or test"):
         read_data(tmp_path, "validation")
@@ -63,7 +63,9 @@ def test_missing_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="can't be read as JSON"):
         read_benchmark(benchmark, tmp_path)
     (tmp_path / benchmark.split_file).unlink()
-    with pytest.raises(DataError, match="lacks split_zhou_DescribableTextures.json, which says .* CoOp's Google Drive"):
+    with pytest.raises(
+        DataError, match="lacks split_zhou_DescribableTextures.json, which defines .* CoOp's Google Drive"
+    ):
         read_benchmark(benchmark, tmp_path)
 
 
@@ -78,7 +80,7 @@ def test_missing_class_folders(tmp_path: Path) -> None:
 
 def test_mistakes_in_the_aircraft_lists(tmp_path: Path) -> None:
     folder = write_set(tmp_path, "fgvc_aircraft")
-    assert read_data(folder).classes == ("707-320", "F-16A/B", "Yak-42")
+    assert read_data(folder).classes == ("707-320", "DR-400", "F-16A/B", "Falcon 900", "Model B200", "Yak-42")
     (folder / "images_variant_val.txt").write_text("0034310 Zeppelin\n")
     with pytest.raises(DataError, match="has the line '0034310 Zeppelin': expected an image and a class"):
         read_data(folder, "val")

@@ -40,7 +40,7 @@ def test_csv_with_splits(tmp_path: Path) -> None:
     assert [read_csv(file, split).keys for split in ("train", "val", "test")] == [["a/1.jpg"], ["a/2.jpg"], ["b/1.jpg"]]
     assert read_csv(file, "test").classes == ("bee",)
     file.write_text("path,class,split\na/1.jpg,ant,train\n")
-    with pytest.raises(DataError, match="has no line for the split 'val', it has train"):
+    with pytest.raises(DataError, match="has no line for the split 'val', only for train"):
         read_csv(file, "val")
 
 
@@ -49,16 +49,16 @@ def test_csv_with_splits(tmp_path: Path) -> None:
     [
         ("", "begins with '': expected a first line with the columns path,class"),
         ("a/1.jpg,ant\n", "begins with 'a/1.jpg,ant': expected a first line"),
-        ("path,class\n", "names no images"),
+        ("path,class\n", "lists no images"),
         ("path,class\na/1.jpg\n", "Line 2 of .*labels.csv lacks a path, a class or a split"),
         ("path,class,split\na/1.jpg,ant,\n", "Line 2 of .* lacks"),
         ("path,class,split\na/1.jpg,ant,dev\n", "Line 2 of .* has the split 'dev': expected train, val or test"),
-        ("path,class\n/etc/passwd,ant\n", "Line 2 of .* names the image '/etc/passwd', which is not a path inside"),
+        ("path,class\n/etc/passwd,ant\n", "Line 2 of .* lists the image '/etc/passwd', which is not a path inside"),
         ("path,class\na/../../b.jpg,ant\n", "not a path inside its folder"),
-        ("path,class\na/1.jpg,ant\na/1.jpg,bee\n", "says that a/1.jpg is 'ant' and that it is 'bee'"),
+        ("path,class\na/1.jpg,ant\na/1.jpg,bee\n", "lists a/1.jpg as 'ant' and as 'bee'"),
         (
             "path,class\na/1.jpg,ant\n" + "".join(f"c/{i}.jpg,ant\n" for i in range(9)),
-            r"names 10 images, but 9 of them are not in .*: c/0.jpg, c/1.jpg, c/2.jpg, …\.",
+            r"lists 10 images, but 9 of them are not in .*: c/0.jpg, c/1.jpg, c/2.jpg, …\.",
         ),
     ],
 )
@@ -78,7 +78,7 @@ def test_no_csv(tmp_path: Path) -> None:
 def test_folders_of_one_class(tmp_path: Path) -> None:
     put(tmp_path / "light_blue" / "1.jpg")
     put(tmp_path / "light blue" / "1.jpg")
-    with pytest.raises(DataError, match="'light blue' and 'light_blue' .* both name the class 'light blue'"):
+    with pytest.raises(DataError, match="'light blue' and 'light_blue' .* both stand for the class 'light blue'"):
         read_data(tmp_path)
 
 
@@ -165,10 +165,10 @@ def test_mistakes_with_hub_tables() -> None:
     with pytest.raises(DataError, match="toys has no rows"):
         read_data(toys([], ClassLabel("a")))
     table = Table([{"x": 1}], x=Value(), image=HubImage())
-    with pytest.raises(DataError, match=r"columns x \(Value\), image \(Image\), and none of them is surely the label"):
+    with pytest.raises(DataError, match=r"columns x \(Value\), image \(Image\), and none of them is clearly the label"):
         read_data(table)
     with pytest.raises(DataError, match="has no column 'y': choose the label from x, image"):
         read_hub_table(table, label="y")
     two = Table([{}], image=HubImage(), coarse=ClassLabel("a"), fine=ClassLabel("b"))
-    with pytest.raises(DataError, match="none of them is surely the label"):
+    with pytest.raises(DataError, match="none of them is clearly the label"):
         read_data(two)

@@ -76,7 +76,22 @@ def test_new_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["猫", "👩\u200d👩\u200d👧", "می\u200cخواهم", "<b>cat</b>", "=cmd()", "a|b", "`x`", "'; DROP", "שלום"]
+    "name",
+    [
+        "?",
+        "0",
+        "e\u0301",
+        "a_b",
+        "猫",
+        "👩\u200d👩\u200d👧",
+        "می\u200cخواهم",
+        "<b>cat</b>",
+        "=cmd()",
+        "a|b",
+        "`x`",
+        "'; DROP",
+        "שלום",
+    ],
 )
 def test_names_of_all_languages_are_names(name: str) -> None:
     check_names(["cat", name], where="the test")
@@ -176,7 +191,7 @@ def csv(folder: Path, text: str | bytes) -> Path:
         ("path,class\n\\\\host\\share\\1.jpg,ant\n", "which is not a path inside its folder"),
         ("path,class\nC:1.jpg,ant\n", "which is not a path inside its folder"),
         ("path,class\nfile:///etc/passwd,ant\n", "are not in"),
-        (f"path,class\na/1.jpg,{'x' * 200_000}\n", "Line 2 of .* is no line of a CSV file .*field limit"),
+        (f"path,class\na/1.jpg,{'x' * 200_000}\n", "Line 2 of .* is not valid CSV .*field limit"),
         (f"path,class\n{'x' * 5000},ant\n", "which is not a path inside its folder"),
         (b"path,class\n\xed\xa0\x80.jpg,ant\n", "it is not UTF-8"),
         (b"path,class\na/1.jpg,a\0b\n", "which|line contains NUL|control"),
@@ -197,7 +212,7 @@ def test_hostile_csv_files(text: str | bytes, says: str, tmp_path: Path) -> None
         ('{"train": [["../1.jpg", 0, "a"]], "val": [], "test": []}', "not a path inside its folder"),
         (
             '{"train": [["a/1.jpg", 0, "%s"], ["a/1.jpg", 0, "b"]], "val": [], "test": []}' % ("x" * 10**6),
-            "calls the label 0",
+            "gives the label 0",
         ),
         ('{"train": [["a/1.jpg", %s, "a"]], "val": [], "test": []}' % ("9" * 5000), "can't be read as JSON"),
         ('{"train": [["a/1.jpg", 1e999, "a"]], "val": [], "test": []}', "has the entry"),

@@ -62,7 +62,7 @@ def _split_file(benchmark: Benchmark, folder: Path) -> None:
 
 
 def _variant_lists(benchmark: Benchmark, folder: Path) -> None:
-    names = ("707-320", "F-16A/B", "Yak-42")
+    names = ("707-320", "DR-400", "F-16A/B", "Falcon 900", "Model B200", "Yak-42")
     number = 34309
     for split, count in (("train", 3), ("val", 1), ("test", 2)):
         lines = []

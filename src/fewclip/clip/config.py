@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Sizes of a CLIP with a vision transformer. `clip/checkpoint.py` reads them off a checkpoint."""
+    """Sizes of a CLIP with a vision transformer. `fewclip.clip.layouts` reads them off a checkpoint."""
 
     embed_dim: int
     """Size of the features of both towers."""

@@ -1,7 +1,7 @@
 """Anything that holds an image, to an upright RGB image of 8 bits.
 
-Pillow's `convert("RGB")` alone turns transparent pixels to whatever colour lies under them, clips 16-bit images to
-white, and leaves photos lying on their side; here they are composed onto white, scaled, and turned by their EXIF tag.
+By itself, Pillow's `convert("RGB")` gives transparent pixels whatever colour is stored under them, clips 16-bit images to
+white, and leaves photos on their side; here they are composed onto white, scaled, and turned by their EXIF tag.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from fewclip.errors import DataError, TooLargeError
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | Tensor"
 
-MAX_PIXELS = 89_478_485  # where Pillow begins to warn of decompression bombs
+MAX_PIXELS = 89_478_485  # the number from which Pillow warns of decompression bombs
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "TGA")
-"""Pillow's formats that are read. It knows more, of which EPS starts another program, and others are rare."""
+"""Pillow's formats that are read. It has more, but EPS starts another program, and others are rare."""
 HELPED = ("EPS", "WMF", "GRIB", "BUFR", "HDF5")
-"""Those that Pillow leaves to another program, or to a handler."""
+"""Formats that Pillow leaves to another program, or to a handler."""
 MAX_SCANS = 100
 """Scans of a JPEG, each of which goes through all of its pixels, however few bytes it has. Progressive ones have about ten."""
 _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
@@ -65,7 +65,7 @@ def read_image(source: Source, *, max_pixels: int = MAX_PIXELS, formats: tuple[s
 
 
 def _guard(what: str, read: Callable[[], Image.Image]) -> Image.Image:
-    """Reads, and names what was read in whatever error comes of it."""
+    """Reads, and names what was read in whatever error that leads to."""
     try:
         return read()
     except DataError as error:
@@ -74,28 +74,30 @@ def _guard(what: str, read: Callable[[], Image.Image]) -> Image.Image:
         raise TooLargeError(f"{what} is refused as a decompression bomb ({error}): make it smaller.") from error
     except UnidentifiedImageError as error:
         raise DataError(
-            f"{what} can't be read (not an image): it is damaged, truncated or of no known format."
+            f"{what} can't be read (not an image): it is damaged, truncated or of an unknown format."
         ) from error
     except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
         reason = str(error).split("\n")[0] or type(error).__name__
-        raise DataError(f"{what} can't be read ({reason}): it is damaged, truncated or of no known format.") from error
+        raise DataError(
+            f"{what} can't be read ({reason}): it is damaged, truncated or of an unknown format."
+        ) from error
 
 
 def _is(path: Path, test: Callable[[Path], bool]) -> bool:
     try:
         return test(path)
-    except ValueError:  # a name that no file can have
+    except ValueError:  # a name that a file can't have, such as one with a NUL
         return False
 
 
 def _decode(file: Path | BytesIO, max_pixels: int, formats: tuple[str, ...] | None) -> Image.Image:
     with Image.open(file, formats=_known(FORMATS if formats is None else formats)) as image:
-        _checked(image, max_pixels)
+        _checked(image, max_pixels)  # the header is read, no pixel is decoded yet
         if image.format in ("JPEG", "MPO") and _many_scans(file):
             raise DataError(f"is a JPEG of more than {MAX_SCANS} scans: save it anew.")
         image.load()
         rgb = _upright_rgb(image)
-        return rgb.copy() if rgb is image else rgb  # so that no file stays open behind it
+        return rgb.copy() if rgb is image else rgb  # a copy, so that the file is closed
 
 
 @cache
@@ -106,9 +108,11 @@ def _known(formats: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _checked(image: Image.Image, max_pixels: int) -> Image.Image:
-    """The image, if it is one to be decoded."""
+    """The image, if it may be decoded."""
     if image.format in HELPED:
-        raise DataError(f"is of the format {image.format}, which only other programs read: convert it, to PNG for one.")
+        raise DataError(
+            f"is of the format {image.format}, which only other programs can read: convert it, for example to PNG."
+        )
     if image.width * image.height > max_pixels:
         raise TooLargeError(
             f"has {image.width} × {image.height} pixels, more than the {max_pixels:,} allowed: "
@@ -130,13 +134,15 @@ def _many_scans(file: Path | BytesIO) -> bool:
 def _upright_rgb(image: Image.Image) -> Image.Image:
     if image.width * image.height == 0:
         raise DataError("has no pixels.")
-    png = image.format == "PNG"
+    png = image.format == "PNG"  # the format is lost by what follows
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
+    # Pillow clips wide integers and floats when it converts them: they are scaled by their range instead.
     if image.mode.startswith("I;16"):
         return _grey(np.asarray(image) / 65535)
     if image.mode in ("I", "F"):
         return _grey(_known_range(np.asarray(image), sixteen=png and image.mode == "I"))
+    # Onto white, as most drawings and product photos are meant to be seen.
     if image.has_transparency_data:
         if image.mode == "La":  # Pillow has no direct way
             image = image.convert("LA")
@@ -147,7 +153,7 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def _known_range(values: NDArray[Any], sixteen: bool) -> NDArray[Any]:
-    """0 to 1 from Pillow's 32-bit modes, which don't say their range: the smallest of 1, 255, 65535 that holds all."""
+    """0 to 1 from Pillow's 32-bit modes, which don't state their range: it is the smallest of 1, 255, 65535 that holds all."""
     low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= 65535):
         raise DataError(f"has values from {low:g} to {high:g}; expected 0 to 1, 0 to 255 or 0 to 65535.")
@@ -161,7 +167,7 @@ def _grey(values: NDArray[Any]) -> Image.Image:
 
 
 def _to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """From 0 to 1 to 0 to 255."""
+    """Values in [0, 1] as bytes."""
     return np.rint(np.clip(values.astype(np.float64), 0, 1) * 255).astype(np.uint8)
 
 
@@ -177,7 +183,7 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
         raise DataError(f"has the shape {array.shape}; expected (height, width) or, channels last, (height, width, 3).")
     if array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())
-        if not (low >= -1e-3 and high <= 1 + 1e-3):  # so that NaN fails, too
+        if not (low >= -1e-3 and high <= 1 + 1e-3):  # written so that NaN fails, too
             raise DataError(
                 f"is of floats from {low:g} to {high:g}; expected 0 to 1: undo a normalisation, or give uint8."
             )

@@ -61,7 +61,7 @@ class ImageTower(nn.Module):
 
         On a CPU these are a few images: the hidden states of more fit neither its cache nor what the allocator recycles
         (glibc returns blocks above 32 MB to the system, which clears them before it hands them out again). An exported graph
-        takes them whole: how many there are is not known there.
+        takes them whole: it doesn't know how many there are.
         """
         if torch.compiler.is_compiling():
             return (x,)
@@ -71,8 +71,8 @@ class ImageTower(nn.Module):
 
     def finish(
         self, stem: Stem[Tensor], edit: ImageEdit | None = None, read: int = 1, beside: Beside | None = None
-    ) -> Tensor:
-        """From a stem to the outputs of the last layer at the first `read` tokens: (batch, read, width)."""
+    ) -> Float[Tensor, "batch read width"]:
+        """From a stem to the outputs of the last layer at the first `read` tokens."""
         x, last = stem.tokens, len(self.transformer)
         for number in range(stem.layer, last + 1):
             if edit is not None:

@@ -1,10 +1,10 @@
-"""The arithmetic of frozen layers: the same sums as `torch.nn`, with less memory traffic.
+"""A reader on a GPU can skip this file: it is the arithmetic of frozen layers on a CPU, `torch.nn`'s with less memory traffic.
 
 Three savings, none of which changes a formula:
 
 * On a CPU, products with a frozen float32 weight go to oneDNN, which ships inside torch and writes its kernels for the
   processor it finds. torch's own `F.linear` calls MKL, which keeps its fast kernels for Intel's processors.
-* A frozen weight has no gradient, so a layer need not keep its input: an MLP keeps its pre-activations alone.
+* A frozen weight has no gradient, so a layer need not keep its input: an MLP keeps only its pre-activations.
 * x · sigmoid(a x) = silu(a x) / a, and a can be multiplied onto the MLP's narrow input and output.
 
 Where a weight or bias is trained, under autocast, on other devices and in other precisions, plain torch computes.
@@ -26,13 +26,14 @@ QUICK = 1.702
 
 
 def _find_onednn() -> Any:
-    """oneDNN's linear layer, torch's own operator behind `torch.compile` on CPUs; None if this torch has none like it."""
+    """oneDNN's linear layer, the operator that `torch.compile` uses on CPUs; None if this torch lacks it."""
     if not torch.backends.mkldnn.is_available():
         return None
     try:
         operator = torch.ops.mkldnn._linear_pointwise.default
     except (AttributeError, RuntimeError):
         return None
+    # It is not public: only a version whose arguments are known is used.
     names = [argument.name for argument in operator._schema.arguments]
     return operator if names == ["X", "W", "B", "attr", "scalars", "algorithm"] else None
 
@@ -68,6 +69,7 @@ def mlp(
     x: Float[Tensor, "*n width"], inner: nn.Linear, outer: nn.Linear, quick_gelu: bool
 ) -> Float[Tensor, "*n width"]:
     """outer(gelu(inner(x)))."""
+    # Three ways: plain torch where anything but x is trained; with gradient, a function that keeps little; without, in place.
     weights = (inner.weight, inner.bias, outer.weight, outer.bias)
     if not _is_fast(x, *weights):
         hidden = inner(x)
@@ -75,7 +77,7 @@ def mlp(
     if torch.is_grad_enabled() and x.requires_grad:
         out: Tensor = _FrozenMLP.apply(x, *weights, quick_gelu)
         return out
-    if quick_gelu:
+    if quick_gelu:  # x · sigmoid(1.702 x) = silu(1.702 x) / 1.702: both factors go to the narrow ends
         hidden = _product(x * QUICK, inner.weight, inner.bias * QUICK, "swish")
         return _product(hidden, outer.weight, outer.bias * QUICK).mul_(1 / QUICK)
     return _product(_product(x, inner.weight, inner.bias, "gelu"), outer.weight, outer.bias)
@@ -95,7 +97,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None, then: str = "none")
 
 
 class _FrozenLinear(torch.autograd.Function):
-    """A linear layer that keeps nothing but its weight."""
+    """A linear layer that keeps only its weight for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -130,5 +132,5 @@ class _FrozenMLP(torch.autograd.Function):
         hidden, w1, w2 = ctx.saved_tensors
         grad = _product(grad, w2.t(), None)
         backward = torch.ops.aten.silu_backward if ctx.quick_gelu else torch.ops.aten.gelu_backward
-        # QuickGELU's two factors, 1.702 before and 1/1.702 behind, cancel in the derivative.
+        # QuickGELU's two factors, 1.702 before and 1/1.702 after, cancel in the derivative.
         return _product(backward(grad, hidden), w1.t(), None), None, None, None, None, None

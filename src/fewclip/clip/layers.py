@@ -1,4 +1,4 @@
-"""The layers of both towers: over whole sequences, over prompts that share a prefix, and for tokens that only ask.
+"""The layers of both towers: over whole sequences, over prompts that share a prefix, and for tokens that read but are not read.
 
 Parameter names are those of OpenAI's state dict.
 """
@@ -92,7 +92,7 @@ PROJECTIONS: tuple[Place, ...] = ("query", "key", "value")
 
 
 def _plus(out: Tensor, beside: LayerBeside | None, place: Place, x: Tensor) -> Tensor:
-    """What the frozen weights made of x, and what the method adds beside them."""
+    """The output of the frozen weights for x, plus what the method's side branch adds."""
     extra = None if beside is None else beside(place, x)
     return out if extra is None else out + extra
 
@@ -148,7 +148,7 @@ class Block(nn.Module):
         return TextTokens(self(tokens.prefix, causal=True, beside=beside), after, tokens.eot)
 
     def branch_last(self, tokens: TextTokens, beside: LayerBeside | None = None) -> Tensor:
-        """The same layer where nothing but EOT is read afterwards: (..., C, width)."""
+        """The same layer where only EOT is read afterwards: (..., C, width)."""
         prefix, suffix = self.ln_1(tokens.prefix), self.ln_1(tokens.suffix)
         after = pick(tokens.suffix, tokens.eot) + self.attn.branch(prefix, suffix, tokens.eot, beside=beside)
         return _plus(after + self.mlp(self.ln_2(after)), beside, "layer", pick(suffix, tokens.eot)).squeeze(-2)

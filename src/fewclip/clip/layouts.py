@@ -1,9 +1,9 @@
-"""The layouts that CLIP's weights are published in, brought to one: OpenAI's names, and a `Config` of sizes.
+"""The layouts in which CLIP's weights are published, converted to one: OpenAI's names, and a `Config` of sizes.
 
 OpenAI's and open_clip's state dicts share their names (open_clip's newer ones put `text.` before the text tower);
 Hugging Face's are renamed here. Sizes are read off the tensors. A config, where there is one, adds what tensors can't
 tell: the number of heads, the activation, and options that change what the towers compute. Options that fewclip's
-towers don't have are refused rather than passed over: the features would be wrong without a sign of it.
+towers don't have are refused rather than ignored: the features would be silently wrong.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WANTED = "fewclip needs a CLIP with a vision transformer, as OpenAI, open_clip a
 # open_clip's wide image towers have 16 heads; all other towers have heads of 64. A bare state dict can't tell.
 _WIDE_HEADS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}
 
-# Signs of other architectures: what the key starts with (or contains), and what it then is.
+# Other architectures: a pattern at the beginning of a key, and what it is a sign of.
 _OTHERS = (
     (r"visual\.(layer1|attnpool)\.", "a CLIP with a ResNet image tower (its keys hold `visual.layer1`)"),
     (r"logit_bias$|vision_model\.head\.", "a SigLIP (it has a `logit_bias` or an attention-pooling head)"),
@@ -38,7 +38,7 @@ _OTHERS = (
         r"(text\.)?transformer\.(embeddings|encoder|block)\.|bert\.",
         "a CLIP with another text tower, such as BERT or T5",
     ),
-    (r"lora_|base_model\.", "an adapter, which is no backbone"),
+    (r"lora_|base_model\.", "an adapter, not a backbone"),
     (r"(conv1|bn1|layer1|patch_embed|blocks|cls_token)\b", "an image model without a text tower"),
 )
 
@@ -63,13 +63,15 @@ _HF_NAMES = (
 
 
 def to_openai(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights under OpenAI's names, as float32; entries that are no weights are left out.
+    """The same weights under OpenAI's names, as float32; entries that are not weights are left out.
 
     Raises:
         BackboneError: the names or number formats are those of another architecture.
     """
+    # Checkpoints of training in parallel put `module.` before every name.
     tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     tensors = {name: value for name, value in tensors.items() if not _is_no_weight(name)}
+    # A sentence that names the architecture helps more than the list of missing keys that would follow.
     for pattern, what in _OTHERS:
         if any(re.match(pattern, name) for name in tensors):
             raise BackboneError(f"these weights are {what}; {WANTED}.")
@@ -84,8 +86,8 @@ def to_openai(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, value in tensors.items():
         if not value.is_floating_point():
             raise BackboneError(f"{name} is {value.dtype}, a quantised format; {WANTED}, in 16 or 32 bit numbers.")
-    # Copies, so that the model doesn't hang on a mapped file, and is aligned in memory whatever the layout: else the
-    # same weights from two files would give features that differ in the last bit.
+    # Copies, so that the model doesn't depend on a mapped file, and is aligned in memory whatever the layout: otherwise the
+    # same weights from two files give features that differ in the last bit.
     return {
         name: value.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         for name, value in tensors.items()
@@ -97,18 +99,19 @@ def _is_no_weight(name: str) -> bool:
 
 
 def _from_hugging_face(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    # Query, key and value are three linear layers here and one in OpenAI's; everything else is a change of names.
     renamed: dict[str, Tensor] = {}
     for name, value in tensors.items():
-        found = re.fullmatch(r"(.*\.)self_attn\.([qkv])_proj\.(weight|bias)", name)
-        if found is None:
+        projection = re.fullmatch(r"(.*\.)self_attn\.([qkv])_proj\.(weight|bias)", name)
+        if projection is None:
             for theirs, ours in _HF_NAMES:
                 name = name.replace(theirs, ours)
             renamed[name] = value
-        elif found[2] == "q":
-            parts = [f"{found[1]}self_attn.{part}_proj.{found[3]}" for part in "qkv"]
+        elif projection[2] == "q":
+            parts = [f"{projection[1]}self_attn.{part}_proj.{projection[3]}" for part in "qkv"]
             if lacking := [part for part in parts if part not in tensors]:
                 raise BackboneError(f"{lacking[0]} is missing; {WANTED}.")
-            name = f"{found[1]}attn.in_proj_{found[3]}"
+            name = f"{projection[1]}attn.in_proj_{projection[3]}"
             for theirs, ours in _HF_NAMES:
                 name = name.replace(theirs, ours)
             renamed[name] = torch.cat([tensors[part] for part in parts])
@@ -117,7 +120,7 @@ def _from_hugging_face(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a config tells beyond the tensors. None: it doesn't say."""
+    """What a config adds to the tensors. None: it doesn't state it."""
 
     quick_gelu: bool | None = None
     vision_heads: int | None = None
@@ -129,8 +132,9 @@ def sizes(state: dict[str, Tensor], facts: Facts) -> Config:
     """The sizes of a CLIP, off its state dict in OpenAI's names, with `facts` that it can't tell.
 
     Raises:
-        BackboneError: a tensor that a CLIP must have is missing, or has no shape that a CLIP's could have.
+        BackboneError: a tensor that a CLIP must have is missing, or has a shape that a CLIP's can't have.
     """
+    # The position embeddings give the grid, and with the patch size the image size; a config may only confirm it.
     patch = _shape(state, "visual.conv1.weight", 4)
     if 0 in patch:
         raise BackboneError(f"visual.conv1.weight has the shape {tuple(patch)}; {WANTED}.")
@@ -141,7 +145,7 @@ def sizes(state: dict[str, Tensor], facts: Facts) -> Config:
     if grid**2 + 1 != positions or image_size // patch[3] != grid:
         raise BackboneError(
             f"the image tower has {positions} positions and patches of {patch[3]} pixels, "
-            f"which makes no square image of {image_size} pixels; {WANTED}."
+            f"which doesn't make a square image of {image_size} pixels; {WANTED}."
         )
     vision_mlp = _shape(state, "visual.transformer.resblocks.0.mlp.c_fc.weight", 2)[0]
     return Config(
@@ -177,8 +181,8 @@ def _layers(state: dict[str, Tensor], prefix: str) -> int:
 def _heads(tower: str, width: int, head_width: int) -> int:
     if width % head_width:
         raise BackboneError(
-            f"the {tower} tower is {width} wide, not a multiple of {head_width}, so its number of heads can't be told: "
-            "keep the checkpoint's config.json or open_clip_config.json beside the weights and give the folder."
+            f"the {tower} tower is {width} wide, not a multiple of {head_width}, so its number of heads is unknown: "
+            "keep the checkpoint's config.json or open_clip_config.json next to the weights and give the folder."
         )
     return width // head_width
 
@@ -187,7 +191,7 @@ def hugging_face(config: dict[str, Any]) -> Facts:
     """Facts of a Hugging Face `config.json`; what is missing there has transformers' default."""
     kind = config.get("model_type")
     if kind != "clip":
-        raise BackboneError(f"config.json says model_type {kind!r}; {WANTED} (there: model_type 'clip').")
+        raise BackboneError(f"config.json has model_type {kind!r}; {WANTED} (with model_type 'clip').")
     # Configs of 2021-23 hold the values twice; transformers lets `…_config_dict` win.
     text = config.get("text_config_dict") or config.get("text_config") or {}
     vision = config.get("vision_config_dict") or config.get("vision_config") or {}
@@ -195,7 +199,7 @@ def hugging_face(config: dict[str, Any]) -> Facts:
     if len(acts) > 1 or not acts <= {"quick_gelu", "gelu"}:
         raise BackboneError(
             f"config.json gives the text tower the activation {text.get('hidden_act', 'quick_gelu')!r} and the image "
-            f"tower {vision.get('hidden_act', 'quick_gelu')!r}; fewclip knows 'quick_gelu' and 'gelu', one for both."
+            f"tower {vision.get('hidden_act', 'quick_gelu')!r}; fewclip supports 'quick_gelu' and 'gelu', the same for both."
         )
     for part in (text, vision):
         _demand(part, {"layer_norm_eps": (1e-5,), "num_channels": (3,)}, "config.json")
@@ -225,7 +229,7 @@ _TEXT_OPTIONS = _BOTH_OPTIONS | {
 
 
 def open_clip(config: dict[str, Any]) -> Facts:
-    """Facts of an `open_clip_config.json`. It says `quick_gelu` where it is meant, as in OpenAI's weights."""
+    """Facts of an `open_clip_config.json`. It states `quick_gelu` where it is used, as with OpenAI's weights."""
     model = config["model_cfg"]
     vision, text = model.get("vision_cfg", {}), model.get("text_cfg", {})
     for part in ("multimodal_cfg", "audio_cfg"):

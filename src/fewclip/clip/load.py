@@ -1,9 +1,9 @@
-"""A frozen CLIP by name or path, whatever layout its weights come in.
+"""A frozen CLIP by name or path, whatever the layout of its weights.
 
-`load` resolves a name, reads the tensors (clip/weights.py), brings them to OpenAI's names (clip/layouts.py), and builds
-the model. Its one trap is the activation: OpenAI's weights were trained with QuickGELU, most of open_clip's with plain
-GELU, under the same names; with the wrong one everything runs and accuracy is a few points lower. So it is taken from
-what the checkpoint says, and where nothing says it, `load` warns.
+`load` resolves a name, reads the tensors (clip/weights.py), renames them as OpenAI does (clip/layouts.py), and builds the
+model. The one trap is the activation: OpenAI's weights were trained with QuickGELU, most of open_clip's with plain GELU,
+under the same names; with the wrong one everything runs and accuracy is a few points lower. It is therefore read from the
+checkpoint, and where the checkpoint doesn't state it, `load` warns.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ _OTHERWISE = (
     "or a name on the Hugging Face hub such as openai/clip-vit-base-patch16."
 )
 LARGEST, LARGEST_IMAGE = 10_000_000, 4096
-"""Of any size of a CLIP, and of the side of its images."""
+"""The largest value of any size of a CLIP, and of the side of its images in pixels."""
 _MISREAD = (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError)
-"""What comes of a config whose values are of other types than they should be."""
+"""Exceptions that a config with values of wrong types leads to."""
 _FILES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
 
 
@@ -57,16 +57,17 @@ def load(name_or_path: str, *, quick_gelu: bool | None = None) -> CLIP:
         name_or_path: an embedded model (`icon-clip`); a local file (OpenAI's `.pt`, a state dict as `.pt` or
             `.safetensors`) or folder (Hugging Face's or open_clip's layout); a name of OpenAI's (`ViT-B/16`) or on the
             Hugging Face hub (`openai/clip-vit-base-patch16`).
-        quick_gelu: states the activation, against what the checkpoint says or where it says nothing.
+        quick_gelu: states the activation, overriding the checkpoint; needed where the checkpoint doesn't state it.
 
     Raises:
-        BackboneError: nothing is found there, it can't be read, or it is no CLIP with a vision transformer.
+        BackboneError: nothing is found there, it can't be read, or it is not a CLIP with a vision transformer.
     """
     name = str(name_or_path)
     try:
         path = Path(name).expanduser()
-    except RuntimeError:  # the home of a user that there isn't
+    except RuntimeError:  # the home of a user that doesn't exist
         path = Path(name)
+    # An embedded name comes first, then what is on disk; only then the hub is asked.
     try:
         if name in EMBEDDED:
             clip = _load_folder(EMBEDDED[name], quick_gelu)
@@ -84,8 +85,8 @@ def load(name_or_path: str, *, quick_gelu: bool | None = None) -> CLIP:
 
 
 def hub_id(name: str) -> str | None:
-    """The hub repository that a backbone's name stands for; None for an embedded one, a path, and what is no name.
-    Nothing is looked up."""
+    """The hub repository that a backbone's name stands for; None for an embedded one, a path, and anything else that
+    is not a repository's name. Nothing is looked up."""
     if name in EMBEDDED or ".." in name:
         return None
     try:
@@ -113,22 +114,21 @@ def _load_folder(folder: Path, quick_gelu: bool | None) -> CLIP:
     files = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     pair = hub.choose(files)
     if pair is None:
-        found = ", ".join(files[:5]) or "nothing"
         raise BackboneError(
-            f"{folder} holds no weights that fewclip knows (found: {found}): expected config.json with "
+            f"{folder} has no weights that fewclip can read (found: {', '.join(files[:5]) or 'nothing'}): expected config.json with "
             "model.safetensors or pytorch_model.bin, or open_clip_config.json with open_clip_model.safetensors or "
             "open_clip_pytorch_model.bin. To load a single file, give its path."
         )
     config = _json(folder / pair[0])
     if pair[1].endswith(".index.json"):
-        found_weights = weights.read_shards(folder, _json(folder / pair[1]))
+        tensors = weights.read_shards(folder, _json(folder / pair[1]))
     else:
-        found_weights = weights.read(folder / pair[1])
-    return _assemble(found_weights, config, folder, quick_gelu)
+        tensors = weights.read(folder / pair[1])
+    return _assemble(tensors, config, folder, quick_gelu)
 
 
 def _load_file(path: Path, quick_gelu: bool | None) -> CLIP:
-    """One file. A config of the same checkpoint that lies beside it is read too."""
+    """One file. The config of the same checkpoint next to it is read too, since it settles the activation."""
     for config, file in hub.PAIRS:
         if path.name == file and not file.endswith(".json") and (path.parent / config).is_file():
             return _assemble(weights.read(path), _json(path.parent / config), path.parent, quick_gelu)
@@ -139,26 +139,28 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         content = parse_json(read_bytes(path))
     except (ValueError, OSError) as error:
-        raise BackboneError(f"{path} is no readable JSON ({error}): download or copy it again.") from error
+        raise BackboneError(f"{path} is not readable JSON ({error}): download or copy it again.") from error
     if not isinstance(content, dict):
-        raise BackboneError(f"{path} holds no JSON object, where a config is expected.")
+        raise BackboneError(f"{path} is not a JSON object, as a config should be: download or copy it again.")
     return content
 
 
-def _assemble(found: weights.Weights, config: dict[str, Any], folder: Path | None, quick_gelu: bool | None) -> CLIP:
-    """The model, from a file's tensors and the config and folder beside it, if there are any."""
+def _assemble(read: weights.Weights, config: dict[str, Any], folder: Path | None, quick_gelu: bool | None) -> CLIP:
+    """The model, from a file's tensors and, if there are any, their config and folder."""
+    # Our own layout states every size. Others are read off the tensors, which can't be wrong, with what only a config tells.
     if "vision_width" in config:
-        sizes, state = _own(config), layouts.to_openai(found.tensors)
+        sizes, state = _own(config), layouts.to_openai(read.tensors)
     else:
-        facts = _facts(config)
-        state = layouts.to_openai(found.tensors)
+        facts = _facts(config)  # before the tensors: it refuses other architectures by name
+        state = layouts.to_openai(read.tensors)
         if facts.quick_gelu is None and quick_gelu is None:
-            facts = replace(facts, quick_gelu=_activation(found))
+            facts = replace(facts, quick_gelu=_activation(read))
         sizes = layouts.sizes(state, facts)
     if quick_gelu is not None:
         sizes = replace(sizes, quick_gelu=quick_gelu)
     clip = _build(sizes, state)
     clip.tokenizer = _tokenizer(folder, config, sizes)
+    # open_clip keeps the images' settings in its config, Hugging Face in a file of their own.
     settings = config.get("preprocess_cfg", {})
     if folder is not None and (folder / "preprocessor_config.json").is_file() and not settings:
         settings = _json(folder / "preprocessor_config.json")
@@ -185,21 +187,19 @@ def _facts(config: dict[str, Any]) -> layouts.Facts:
             except _MISREAD as error:
                 raise BackboneError(f"its config can't be understood ({error}): get a fresh copy.") from error
     if config:
-        raise BackboneError(
-            f"config.json says no model_type (it holds {', '.join(list(config)[:4])}); {layouts.WANTED}."
-        )
+        raise BackboneError(f"config.json has no model_type (it has {', '.join(list(config)[:4])}); {layouts.WANTED}.")
     return layouts.Facts()
 
 
-def _activation(found: weights.Weights) -> bool:
-    """Whether weights without a config want QuickGELU."""
-    if found.openai:
+def _activation(read: weights.Weights) -> bool:
+    """Whether weights without a config need QuickGELU."""
+    if read.openai:
         return True
-    if "quick_gelu" in found.metadata:
-        return found.metadata["quick_gelu"].lower() in ("true", "1")
+    if "quick_gelu" in read.metadata:
+        return read.metadata["quick_gelu"].lower() in ("true", "1")
     warnings.warn(
-        "These weights don't say which activation they were trained with; QuickGELU is assumed, as in OpenAI's. If "
-        "they are open_clip's or your own with plain GELU, accuracy would suffer silently: pass quick_gelu=False "
+        "These weights don't state which activation they were trained with; QuickGELU is assumed, as in OpenAI's. If "
+        "they are open_clip's or your own with plain GELU, accuracy suffers silently: pass quick_gelu=False "
         "(or quick_gelu=True to confirm), or give the folder with their config.",
         stacklevel=5,
     )
@@ -208,6 +208,7 @@ def _activation(found: weights.Weights) -> bool:
 
 def _build(config: Config, state: dict[str, Tensor]) -> CLIP:
     """The model around the tensors, without filling it with initial values first."""
+    # Sizes are checked first, so that a hostile config makes no model; names and shapes before a number is copied.
     _check_sizes(config, len(state))
     with outline():
         clip = CLIP(config)
@@ -220,7 +221,7 @@ def _build(config: Config, state: dict[str, Tensor]) -> CLIP:
     for name, shape in expected.items():
         if state[name].shape != shape:
             raise BackboneError(
-                f"{name} has the shape {tuple(state[name].shape)}, but the other weights ask for {tuple(shape)}."
+                f"{name} has the shape {tuple(state[name].shape)}, but {tuple(shape)} would match the other weights."
             )
         if not torch.isfinite(state[name].sum()):
             raise BackboneError(f"{name} holds numbers that are not finite: the file is damaged.")
@@ -235,7 +236,7 @@ def _check_sizes(config: Config, tensors: int) -> None:
         del sizes["vision_mlp"]
     odd = [name for name, value in sizes.items() if type(value) is not int or not 0 < value <= LARGEST]
     if odd:
-        raise BackboneError(f"{odd[0]} is {str(sizes[odd[0]])[:40]}, which no CLIP's is; {layouts.WANTED}.")
+        raise BackboneError(f"{odd[0]} is {str(sizes[odd[0]])[:40]}, which no CLIP has; {layouts.WANTED}.")
     if config.vision_width % config.vision_heads or config.text_width % config.text_heads:
         raise BackboneError(
             f"towers {config.vision_width} and {config.text_width} wide don't divide into {config.vision_heads} and "
@@ -243,7 +244,7 @@ def _check_sizes(config: Config, tensors: int) -> None:
         )
     if config.vision_layers + config.text_layers > tensors or config.image_size > LARGEST_IMAGE:
         raise BackboneError(
-            f"{tensors} tensors and images of {config.image_size} pixels are no CLIP's of {config.vision_layers} and "
+            f"{tensors} tensors and images of {config.image_size} pixels don't make a CLIP of {config.vision_layers} and "
             f"{config.text_layers} layers; {layouts.WANTED}."
         )
 
@@ -259,7 +260,7 @@ def _tokenizer(folder: Path | None, config: dict[str, Any], sizes: Config) -> To
         other = config.get("model_cfg", {}).get("text_cfg", {}).get("hf_tokenizer_name")
         if other or sizes.vocab_size != CLIP_VOCABULARY:
             which = f"the tokenizer {other}" if other else f"a vocabulary of {sizes.vocab_size} tokens, not CLIP's own"
-            raise BackboneError(f"the weights use {which}, and no tokenizer.json lies beside them: put it there.")
+            raise BackboneError(f"the weights use {which}, and there is no tokenizer.json next to them: put it there.")
         return Tokenizer.clip()
     if tokenizer.size > sizes.vocab_size:
         raise BackboneError(
@@ -272,7 +273,7 @@ def _tokenizer(folder: Path | None, config: dict[str, Any], sizes: Config) -> To
 def fingerprint(clip: CLIP) -> str:
     """A sha256 of the weights (names, shapes, float32 values) and of what else decides the features.
 
-    An adapter records it, to be refused on another backbone. Computed once per model: a CLIP is frozen.
+    An adapter records it, so that it won't load on a different backbone. Computed once per model: a CLIP is frozen.
     """
     known = clip.__dict__.get("_fingerprint")
     if known is None:

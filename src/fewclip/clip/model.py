@@ -1,12 +1,12 @@
 """CLIP's two towers, frozen, and runnable from any layer to any layer.
 
 Parameter names are those of OpenAI's state dict, so loading one needs no table. Three things differ from the usual
-way of writing CLIP, all of them exact (docs/architecture.md):
+way of writing CLIP, all of them exact (docs/equations.md, section 7):
 
 * a tower takes an *edit*, a function called with (layer, tokens) before every layer, so that a few-shot method can
   insert or change tokens without a copy of the towers, and a *beside*, a function called with (layer, place, input)
   whose result is added to what the frozen weights of that place make of the same input (adapters, LoRA);
-* what lies below the first edit is a *stem*: computed once, shared by the tuned and the frozen pass;
+* what comes before the first edit is a *stem*: computed once, shared by the tuned and the frozen pass;
 * the text tower computes what all prompts share at their start once (clip/prompts.py), and both towers compute the
   last layer only at the tokens that are read.
 
@@ -72,10 +72,10 @@ class CLIP(TextTower):
     ) -> CLIP:
         """A frozen CLIP by embedded name, hub name, or local file or folder. See `fewclip.clip.load.load`.
 
-        `quick_gelu` states the activation where a file doesn't (None: as the checkpoint says).
+        `quick_gelu` states the activation where a file doesn't (None: as the checkpoint states it).
 
         Raises:
-            fewclip.errors.BackboneError: nothing is found there, or it is no CLIP with a vision transformer.
+            fewclip.errors.BackboneError: nothing is found there, or it is not a CLIP with a vision transformer.
         """
         from fewclip.clip.load import load
 
@@ -83,7 +83,7 @@ class CLIP(TextTower):
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """The device of its weights."""
         return self.positional_embedding.device
 
     def encode_image(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:

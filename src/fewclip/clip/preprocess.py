@@ -1,8 +1,8 @@
 """Images to a tower's pixels: resize, crop, normalise; and the random crop and flip of training.
 
 Step by step what torchvision's Resize, CenterCrop, RandomResizedCrop and RandomHorizontalFlip do to a PIL image, so
-that published results can be met, with Pillow's antialiased bicubic. (One `resize(box=…)` would be less work than crop
-and resize, but lets pixels from beyond the crop's edge in, and rounds otherwise.)
+that published results can be reproduced, with Pillow's antialiased bicubic. (One `resize(box=…)` would be less work than
+crop and resize, but reads pixels beyond the crop's edge, and rounds differently.)
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 LONGEST_SIDES = 100
-"""Of an image whose sides are further than 1 to this apart, only its middle of that shape is resized, and then cropped:
-1 × 100,000 pixels would else become 224 × 22,400,000."""
+"""Of an image with a more extreme ratio of sides than 1 to this, only the middle of that ratio is resized and then cropped:
+otherwise 1 × 100,000 pixels would become 224 × 22,400,000."""
 _RATIO = (3 / 4, 4 / 3)  # of CoOp's training crops
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """What a backbone wants of its images. `squash`: both sides to the size, uncropped (some of open_clip's)."""
+    """How a backbone's images are prepared. `squash`: both sides to the size, uncropped (some of open_clip's)."""
 
     image_size: int
     mean: tuple[float, float, float] = MEAN
@@ -55,13 +55,13 @@ class Preprocess:
     def from_settings(cls, settings: dict[str, Any], image_size: int) -> Preprocess:
         """From Hugging Face's `preprocessor_config.json` or open_clip's `preprocess_cfg`, else CLIP's values.
 
-        The size is the tower's. Warns where the settings ask for something that is not done here.
+        The size is the tower's. Warns where the settings ask for something that is not supported.
 
         Raises:
-            ValueError, TypeError, AttributeError: settings that are none.
+            ValueError, TypeError, AttributeError: malformed settings.
         """
         if settings.get("interpolation", "bicubic") != "bicubic" or settings.get("resample", 3) != 3:
-            warnings.warn("The checkpoint asks for another interpolation than bicubic, which is used.", stacklevel=2)
+            warnings.warn("The checkpoint asks for an interpolation other than bicubic; bicubic is used.", stacklevel=2)
         size = settings.get("size", image_size)
         size = (
             set(size.values()) if isinstance(size, dict) else set(size) if isinstance(size, (list, tuple)) else {size}
@@ -93,7 +93,7 @@ class Preprocess:
         return self._normalise(image.crop((left, top, left + size, top + size)))
 
     def augment(self, image: Source, generator: torch.Generator, smallest: float = 0.5) -> Float[Tensor, "3 size size"]:
-        """A random part of the image (`smallest` to all of its area, 3:4 to 4:3), resized, every other time mirrored.
+        """A random part of the image (`smallest` to all of its area, 3:4 to 4:3), resized, mirrored every other time.
 
         The draws are torchvision's, in its order, so the same seed gives the same crops.
 
@@ -116,7 +116,7 @@ class Preprocess:
         pixels = [self(image) for image in images]
         return torch.stack(pixels) if pixels else torch.empty(0, 3, self.image_size, self.image_size)
 
-    def _normalise(self, image: Image.Image) -> Tensor:
+    def _normalise(self, image: Image.Image) -> Float[Tensor, "3 size size"]:
         pixels = np.asarray(image)  # (size, size, 3)
         out = np.empty((3, *pixels.shape[:2]), dtype=np.float32)
         for channel in range(3):
@@ -143,9 +143,7 @@ def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
     return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def _random_box(
-    width: int, height: int, generator: torch.Generator, smallest: float = 0.5
-) -> tuple[int, int, int, int]:
+def _random_box(width: int, height: int, generator: torch.Generator, smallest: float) -> tuple[int, int, int, int]:
     """Left, top, width and height of a training crop: ten tries, then the largest central part of an allowed ratio."""
     low, high = _RATIO
     for _ in range(10):

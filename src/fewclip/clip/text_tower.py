@@ -77,10 +77,10 @@ class TextTower(nn.Module):
         """The tokens that enter each layer: what `text_read_only` reads, a constant of the prompts."""
 
         def stages(some: Prompts) -> list[TextTokens]:
-            found = [self.embed_prompts(some)]
+            entering = [self.embed_prompts(some)]
             for number in range(1, len(self.transformer)):
-                found.append(self.transformer.layer(number).branch(found[-1]))
-            return found
+                entering.append(self.transformer.layer(number).branch(entering[-1]))
+            return entering
 
         groups = pieces(prompts, self.positional_embedding.device)
         return TextGroups([stages(some) for some, _ in groups], [rows for _, rows in groups])

@@ -1,14 +1,13 @@
-"""Texts to token ids, by the `tokenizers` library: CLIP's byte-pair encoding, or any that lies beside a checkpoint.
+"""Texts to token ids, by the `tokenizers` library: CLIP's byte-pair encoding, or the one that comes with a checkpoint.
 
-A row is start token, text, end-of-text token, zeros. The towers find the end as the largest id of a row, so nothing
-else in a row may be the end-of-text token: a text that contains it is refused. So is a text that doesn't fit: cutting
-it would drop the end of a long class name, unseen.
+A row is start token, text, end-of-text token, zeros. The towers find the end as the largest id of a row, so the end-of-text
+token may occur only once: a text that contains it is refused. So is a text that doesn't fit: cutting it would silently drop
+the end of a long class name.
 """
 
 from __future__ import annotations
 
 import gzip
-import unicodedata
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -51,7 +50,7 @@ class Tokenizer:
 
     @classmethod
     def clip(cls) -> Tokenizer:
-        """CLIP's own, for checkpoints that carry none (OpenAI's, open_clip's)."""
+        """CLIP's own, for checkpoints without one (OpenAI's, open_clip's)."""
         return cls(_byte_pairs(*_clip_vocabulary()))
 
     def words(self) -> list[str]:
@@ -76,7 +75,7 @@ class Tokenizer:
         except BackboneError:
             raise
         except Exception as error:  # the library raises bare Exception
-            raise BackboneError(f"{path} is no readable tokenizer ({error}): download or copy it again.") from error
+            raise BackboneError(f"{path} is not a readable tokenizer ({error}): download or copy it again.") from error
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer | None:
@@ -109,6 +108,7 @@ class Tokenizer:
         """
         if isinstance(texts, str):
             raise PromptError(f"The tokenizer was given the single text {_short(texts)}; it takes a list of texts.")
+        # Zero, the padding, is never read: nothing after a row's end token is.
         rows = torch.zeros(len(texts), context_length, dtype=torch.long)
         for i, text in enumerate(texts):
             ids = self.encode(text)
@@ -126,19 +126,20 @@ class Tokenizer:
         """The ids of one text, without start and end.
 
         Raises:
-            PromptError: it contains a special token, or is no text. BackboneError: the tokenizer can't be used.
+            PromptError: it contains a special token, or is not text. BackboneError: the tokenizer can't be used.
         """
         if not isinstance(text, str):
-            raise PromptError(f"The tokenizer was given {text!r}, a {type(text).__name__}; it takes texts.")
+            raise PromptError(f"The tokenizer was given {text!r}, a {type(text).__name__}; it takes text.")
         try:
             # One by one: the library's batches start threads, which warn when a data loader forks afterwards.
             ids: list[int] = self._encoder.encode(text, add_special_tokens=False).ids
         except (UnicodeEncodeError, TypeError) as error:
-            raise PromptError(f"The text {_short(text)} holds characters that are no valid Unicode.") from error
-        except (
-            Exception
-        ) as error:  # the library raises bare Exception, as for an unknown token that is not in the vocabulary
+            raise PromptError(
+                f"The text {_short(text)} holds characters that are not valid Unicode: remove them."
+            ) from error
+        except Exception as error:  # the library raises bare Exception, as when the vocabulary lacks its unknown token
             raise BackboneError(f"The backbone's tokenizer is damaged ({error}): download or copy it again.") from error
+        # The end token is also what CLIP's encoder gives for what its vocabulary lacks.
         if self.start in ids or self.end in ids:
             lower = text.lower()
             why = "the special token " + (START if START in lower else END)
@@ -146,25 +147,6 @@ class Tokenizer:
                 why = "characters that this backbone's vocabulary lacks"
             raise PromptError(f"The text {_short(text)} contains {why}: write the class name without it.")
         return ids
-
-    def check_names(self, names: Sequence[str]) -> None:
-        """That every class name leaves something to read.
-
-        Raises:
-            PromptError: one is empty, or nothing but blanks, underscores and invisible characters.
-        """
-        for i, name in enumerate(names):
-            shown = name.replace("_", " ") if isinstance(name, str) else name
-            if isinstance(shown, str) and (not _visible(shown) or not self.encode(shown)):
-                raise PromptError(
-                    f"Class name {i + 1} of {len(names)}, {name!r}, has no visible characters: give it a name to read."
-                )
-            self.encode(shown)
-
-
-def _visible(text: str) -> bool:
-    """Whether a text holds more than blanks, control and formatting characters."""
-    return any(unicodedata.category(c) not in ("Cc", "Cf", "Zs", "Zl", "Zp") for c in text)
 
 
 def _short(text: str) -> str:
@@ -194,7 +176,7 @@ def _clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 
 def _byte_pairs(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> tokenizers.Tokenizer:
-    """CLIP's encoder: composed characters, single blanks, lower case; words by a pattern; bytes; merges."""
+    """CLIP's encoder: normalise (composed characters, single blanks, lower case), split into words, spell as bytes, merge."""
     from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
     from tokenizers.models import BPE
 

@@ -1,4 +1,4 @@
-"""What runs through the towers, and what a method may do to it: prompts with a shared prefix, stems, edits, besides."""
+"""What runs through the towers, and how a method may change it: prompts with a shared prefix, stems, edits, side branches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TextTokens(NamedTuple):
     eot: Int[Tensor, " classes"]
 
     def until(self, length: int) -> TextTokens:
-        """The same with a prefix of at most `length` tokens: what it held beyond goes into every suffix."""
+        """The same with a prefix of at most `length` tokens: what follows goes into every suffix."""
         moved = self.prefix[..., length:, :]
         each = moved.unsqueeze(-3).expand(*self.suffix.shape[:-2], *moved.shape[-2:])
         suffix = torch.cat([each, self.suffix], dim=-2)
@@ -64,11 +64,11 @@ class Stem(Generic[Tokens]):
 
 @dataclass(frozen=True)
 class Insertion:
-    """Tokens that enter directly behind position 0 at layer `first` and are renewed before each later layer.
+    """Tokens that enter directly after position 0 at layer `first` and are renewed before each later layer.
 
     `tokens` (layers, K, width), or one tensor (…, K, width) a layer, holds those of layer `first`, `first` + 1, …;
-    behind its last layer they go on as they are. Renewal replaces what the layer before left there, or composes:
-    `mix` · new + (1 - `mix`) · old. With `there`, K tokens stand there already and layer `first` renews them too.
+    after the last of these layers they continue unchanged. Renewal replaces what the layer before left there, or composes:
+    `mix` · new + (1 - `mix`) · old. With `there`, the K tokens exist already and layer `first` renews them too.
     Works on a tensor (…, N, width) and, for prompts, on the shared prefix.
     """
 
@@ -91,5 +91,5 @@ class Insertion:
         return torch.cat([x[..., :1, :], new, x[..., 1 + count :, :]], dim=-2)
 
     def text(self, layer: int, tokens: TextTokens) -> TextTokens:
-        """The edit of a text tower: the same tokens for every class, so they stand in the prefix."""
+        """The edit of a text tower: the same tokens for every class, so they are part of the prefix."""
         return tokens._replace(prefix=self.image(layer, tokens.prefix))

@@ -1,8 +1,8 @@
 """Tensors out of the files that checkpoints come in, without ever running what the file asks to run.
 
 Two kinds of file: `.safetensors`, and what torch pickles: a state dict, or OpenAI's `.pt`, which is a TorchScript program
-with the weights inside. Of pickles only the tensors are read (clip/unpickling.py), so neither the program nor the pickle
-can act.
+that contains the weights. Of pickles only the tensors are read (clip/unpickling.py), so neither the program nor the pickle
+runs.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor
 from fewclip.clip import unpickling
 from fewclip.errors import BackboneError
 
-# What OpenAI's archives hold beside the weights, and others hold that is no weight.
+# Entries of OpenAI's archives, and of others, that are not weights.
 OPENAI_ENTRIES = ("input_resolution", "context_length", "vocab_size")
 MOST_TENSORS = 20_000
 SHARED, SMALL = 2, 1_000_000
-"""Tensors of a file have at most `SHARED` times its bytes, and `SMALL` more: some weights are saved under two names."""
+"""Tensors of a file have at most `SHARED` times its bytes plus `SMALL`: some weights are saved under two names."""
 
 
 @dataclass
@@ -50,14 +50,14 @@ def read(path: Path) -> Weights:
     if head.startswith(b"version https://git-lfs"):
         raise BackboneError(f"{path} is a Git LFS pointer, not the weights: fetch the file itself with `git lfs pull`.")
     try:
-        found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickled(path, head)
+        weights = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickled(path, head)
     except BackboneError as error:
         raise BackboneError(f"{path} {error}") from None
     except Exception as error:  # a damaged file can make its reader raise anything
         raise _damaged(path, str(error).split("\n")[0] or type(error).__name__) from error
-    if sum(value.numel() * value.element_size() for value in found.tensors.values()) > SHARED * size + SMALL:
+    if sum(value.numel() * value.element_size() for value in weights.tensors.values()) > SHARED * size + SMALL:
         raise _damaged(path, f"its tensors are larger than the {size:,} bytes of the file")
-    return found
+    return weights
 
 
 def read_shards(folder: Path, index: dict[str, Any]) -> Weights:
@@ -85,7 +85,7 @@ def _read_safetensors(path: Path) -> Weights:
     with safe_open(path, framework="pt") as file:
         count = len(file.keys())
         if count > MOST_TENSORS:
-            raise BackboneError(f"holds {count:,} tensors, where a CLIP has hundreds.")
+            raise BackboneError(f"holds {count:,} tensors; a CLIP has hundreds.")
         return Weights({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {})  # noqa: SIM118
 
 
@@ -104,6 +104,6 @@ def _read_pickled(path: Path, head: bytes) -> Weights:
         if isinstance(loaded, dict) and isinstance(loaded.get(inner), dict):
             loaded = loaded[inner]
     if not isinstance(loaded, dict) or not any(isinstance(value, Tensor) for value in loaded.values()):
-        raise BackboneError(f"holds a {type(loaded).__name__} without tensors, where a state dict is expected.")
+        raise BackboneError(f"holds a {type(loaded).__name__} without tensors; a state dict is expected.")
     openai = program or all(name in loaded for name in OPENAI_ENTRIES)
     return Weights({str(k): v for k, v in loaded.items() if isinstance(v, Tensor)}, openai=openai)

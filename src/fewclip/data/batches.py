@@ -1,30 +1,60 @@
-"""Images as batches of pixels: shuffled and augmented for training, whole and in order for features, ahead of prediction."""
+"""Images as batches of pixels, decoded by threads while the model computes. Three uses, one way to read ahead:
+
+* `TrainingBatches`: shuffled and augmented, epoch after epoch;
+* `DatasetExamples`: all images of a data set in order, for methods that store their features;
+* `pixel_batches`: anything that a user wants predicted, in order.
+
+Every random choice follows from a seed and the image's number, so threads change nothing and any batch can be made again.
+"""
 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from fewclip.clip.preprocess import Preprocess, read_image
+from fewclip.clip.decode import read_image
+from fewclip.clip.preprocess import Preprocess
 from fewclip.data.dataset import Dataset
 from fewclip.seeds import generator
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
+BATCH = 64
+"""Images of a batch of `DatasetExamples`."""
+THREADS = 2
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+def _ahead(items: Iterable[Item], start: Callable[[Item], Callable[[], Made]], depth: int) -> Iterator[Made]:
+    """What `start(item)()` returns for each item, in order; up to `depth` items are started before they are waited for."""
+    started: deque[Callable[[], Made]] = deque()
+    for item in items:
+        started.append(start(item))
+        if len(started) > depth:
+            yield started.popleft()()
+    while started:
+        yield started.popleft()()
+
+
+# Training
+
 
 class DecodedImages:
-    """Images of a data set as RGB, decoded at first use and kept while they fit into `cache_bytes`; beyond, re-read."""
+    """Images of a data set as RGB, decoded at first use. They are kept while they fit into `cache_bytes`; the rest is decoded
+    again every time."""
 
     def __init__(self, images: Sequence[Any], cache_bytes: int) -> None:
         self.images = images
@@ -59,7 +89,7 @@ class Batch:
 
 
 class TrainingBatches:
-    """Shuffled, augmented batches. Every random choice follows from (seed, epoch, image), so any batch can be made again.
+    """Shuffled, augmented batches. Every random choice follows from (seed, epoch, image).
 
     The last batch of an epoch is dropped if it is short, unless it is the only one, as in most published code
     (`fewclip.methods.base.Method.keep_last`).
@@ -75,10 +105,11 @@ class TrainingBatches:
         crop_min: float = 0.5,
         cache_bytes: int = 2 << 30,
         share: tuple[int, int] = (0, 1),
-        threads: int = 2,
+        threads: int = THREADS,
         keep_last: bool = False,
     ) -> None:
-        """`share` = (rank, processes): which part of each batch is this process's. `keep_last`: a short last batch is
+        """`share` = (rank, processes): which part of each batch is this process's. `crop_min`: the smallest share of an
+        image's area that a crop has. `cache_bytes`: how much memory decoded images may take. `keep_last`: a short last batch is
         used too."""
         self.dataset, self.preprocess, self.seed = dataset, preprocess, seed
         self.batch_size = min(batch_size, len(dataset))
@@ -97,42 +128,29 @@ class TrainingBatches:
         return min(len(self) * self.batch_size, len(self.dataset))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number `start` on, made a few ahead by threads."""
+        """The batches of an epoch from number `start` on."""
+        # The order is that of the whole epoch whatever `start` is, so that resumed training sees the same batches.
         order = torch.randperm(len(self.dataset), generator=generator(self.seed, "order", epoch)).tolist()
-        numbers = range(start, len(self))
-        batches = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in numbers]
+        batches = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(start, len(self))]
         with ThreadPoolExecutor(self.threads) as pool:
-            yield from _ahead(batches, lambda batch: self._submit(pool, epoch, batch), self.threads + 1)
+            yield from _ahead(batches, lambda batch: self._start(pool, epoch, batch), self.threads + 1)
 
-    def _submit(self, pool: ThreadPoolExecutor, epoch: int, batch: list[int]) -> Callable[[], Batch]:
+    def _start(self, pool: ThreadPoolExecutor, epoch: int, batch: list[int]) -> Callable[[], Batch]:
+        # Every process shuffles alike and takes every `processes`-th image: the shares of a batch are disjoint.
         share = batch[self.rank :: self.processes]
-        indices = share or batch[:1]
+        indices = (
+            share or batch[:1]
+        )  # a short batch may have no image for this process, which then computes one uncounted
         images = [pool.submit(self._image, epoch, index) for index in indices]
         labels = torch.tensor([self.dataset.labels[index] for index in indices])
-        return lambda: Batch(_stack(images), labels, len(batch), counted=bool(share))
+        return lambda: Batch(torch.stack([image.result() for image in images]), labels, len(batch), counted=bool(share))
 
-    def _image(self, epoch: int, index: int) -> Tensor:
-        return self.preprocess.augment(
-            self.decoded[index], generator(self.seed, "augment", epoch, index), self.crop_min
-        )
-
-
-def _stack(images: list[Future[Tensor]]) -> Tensor:
-    return torch.stack([image.result() for image in images])
+    def _image(self, epoch: int, index: int) -> Float[Tensor, "3 size size"]:
+        draws = generator(self.seed, "augment", epoch, index)
+        return self.preprocess.augment(self.decoded[index], draws, self.crop_min)
 
 
-def _ahead(items: list[list[int]], submit: Callable[[list[int]], Callable[[], Batch]], depth: int) -> Iterator[Batch]:
-    """Results in order, with up to `depth` submitted ahead of the one that is waited for."""
-    waiting: list[Callable[[], Batch]] = []
-    for item in items:
-        waiting.append(submit(item))
-        if len(waiting) > depth:
-            yield waiting.pop(0)()
-    while waiting:
-        yield waiting.pop(0)()
-
-
-BATCH = 64
+# Features of a data set
 
 
 class DatasetExamples:
@@ -140,14 +158,14 @@ class DatasetExamples:
 
     def __init__(self, dataset: Dataset, preprocess: Preprocess, *, seed: int, crop_min: float = 0.5) -> None:
         self.dataset, self.preprocess, self.seed, self.crop_min = dataset, preprocess, seed, crop_min
-        self.labels = torch.tensor(list(dataset.labels))
+        self.labels: Int[Tensor, " images"] = torch.tensor(list(dataset.labels))
         self.classes = len(dataset.classes)
 
-    def plain(self) -> Iterator[Tensor]:
-        """Batches (up to 64, 3, S, S) of all images, in order."""
+    def plain(self) -> Iterator[Float[Tensor, "batch 3 size size"]]:
+        """All images in order, in batches of up to 64."""
         return self._batches(lambda index, image: self.preprocess(image))
 
-    def augmented(self, number: int) -> Iterator[Tensor]:
+    def augmented(self, number: int) -> Iterator[Float[Tensor, "batch 3 size size"]]:
         """The same, each image cropped and mirrored at random for the `number`-th time."""
 
         def draw(index: int, image: Any) -> Tensor:
@@ -156,12 +174,32 @@ class DatasetExamples:
         return self._batches(draw)
 
     def _batches(self, pixels: Callable[[int, Any], Tensor]) -> Iterator[Tensor]:
-        images = self.dataset.images
-        for start in range(0, len(self.labels), BATCH):
-            yield torch.stack([pixels(i, images[i]) for i in range(start, min(start + BATCH, len(self.labels)))])
+        count = len(self.labels)
+
+        def batch(first: int) -> Tensor:
+            return torch.stack([pixels(i, self.dataset.images[i]) for i in range(first, min(first + BATCH, count))])
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            yield from _ahead(range(0, count, BATCH), lambda first: pool.submit(batch, first).result, THREADS)
 
 
-def as_images(images: Any) -> Iterable[Any]:
+# Prediction
+
+
+def pixel_batches(images: Any, preprocess: Preprocess, size: int) -> Iterator[Float[Tensor, "batch 3 size size"]]:
+    """Normalised pixels of one image or many, in order, in batches of up to `size`. An iterator of images is read only a few
+    batches ahead.
+
+    Raises:
+        DataError: an image can't be read.
+    """
+    waiting = iter(_many(images))
+    batches = iter(lambda: list(islice(waiting, size)), [])
+    with ThreadPoolExecutor(THREADS) as pool:
+        yield from _ahead(batches, lambda batch: pool.submit(preprocess.batch, batch).result, THREADS)
+
+
+def _many(images: Any) -> Iterable[Any]:
     """Many images from one or many; an array or tensor of four dimensions is many."""
     if isinstance(images, (str, bytes, os.PathLike)) or hasattr(images, "convert"):
         return [images]
@@ -170,15 +208,3 @@ def as_images(images: Any) -> Iterable[Any]:
     if isinstance(images, (np.ndarray, Tensor)) and images.ndim < 4:
         return [images]
     return images
-
-
-def pixel_batches(images: Any, preprocess: Preprocess, size: int) -> Iterator[Tensor]:
-    """Normalised pixels (up to `size`, 3, S, S) of the images, in order."""
-    iterator = iter(as_images(images))
-    batches = iter(lambda: list(islice(iterator, size)), [])
-    with ThreadPoolExecutor(2) as pool:
-        waiting = [pool.submit(preprocess.batch, batch) for batch in islice(batches, 2)]
-        while waiting:
-            pixels = waiting.pop(0).result()
-            waiting += [pool.submit(preprocess.batch, batch) for batch in islice(batches, 1)]
-            yield pixels

@@ -1,4 +1,4 @@
-"""A CSV file with the columns path, class and, if it says so, split."""
+"""A CSV file with the columns path, class and, optionally, split."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def read_csv(file: str | Path, split: str = "train") -> Dataset:
         DataError: no such file or columns, an incomplete line, paths that leave the folder or name absent files.
     """
     file = Path(file)
-    every = _rows(file)
-    rows = [row for row in every if row[2] in ("", split)]
+    all_rows = _rows(file)
+    rows = [row for row in all_rows if row[2] in ("", split)]
     if not rows:
-        found = ", ".join(sorted({row[2] for row in every})) or "no lines"
-        raise DataError(f"{file} has no line for the split {split!r}, it has {found}: add some, or use another split.")
-    said: dict[str, str] = {}
+        splits = ", ".join(sorted({row[2] for row in all_rows}))
+        raise DataError(
+            f"{file} has no line for the split {split!r}, only for {splits}: add some, or use another split."
+        )
+    class_of: dict[str, str] = {}
     for path, name, _ in rows:
-        if said.setdefault(path, name) != name:
-            raise DataError(
-                f"{file} says that {path} is {said[path]!r} and that it is {name!r}: an image has one class."
-            )
+        if class_of.setdefault(path, name) != name:
+            raise DataError(f"{file} lists {path} as {class_of[path]!r} and as {name!r}: give each image one class.")
     keys = [row[0] for row in rows]
     refuse_absent(file.parent, keys, str(file))
     classes = sorted({row[1] for row in rows})
@@ -60,7 +60,7 @@ def _rows(file: Path) -> list[Row]:
     try:
         return _parse(file, reader)
     except csv.Error as error:
-        raise DataError(f"Line {reader.line_num} of {file} is no line of a CSV file ({error}): mend it.") from error
+        raise DataError(f"Line {reader.line_num} of {file} is not valid CSV ({error}): fix it.") from error
 
 
 def _parse(file: Path, reader: Any) -> list[Row]:
@@ -77,11 +77,11 @@ def _parse(file: Path, reader: Any) -> list[Row]:
             continue
         where = f"Line {reader.line_num} of {file}"
         if any(column is not None and (column >= len(cells) or not cells[column].strip()) for column in columns):
-            raise DataError(f"{where} lacks a path, a class or a split: fill it in, or take the line out.")
+            raise DataError(f"{where} lacks a path, a class or a split: fill it in, or remove the line.")
         path, name, split = ("" if column is None else cells[column].strip() for column in columns)
         rows.append((check_inside(path, where), name, _split(split, where)))
     if not rows:
-        raise DataError(f"{file} names no images: expected a line with path and class for each.")
+        raise DataError(f"{file} lists no images: expected a line with path and class for each.")
     return rows
 
 

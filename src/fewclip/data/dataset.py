@@ -1,4 +1,4 @@
-"""Labelled images: what every reader of data returns."""
+"""Labelled images, which every reader of data returns, and the few-shot picks of the published code."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from typing import Any
 from fewclip.data.names import match
 from fewclip.errors import DataError
 
+VAL_SHOTS = 4
+"""The most validation images per class that the published code picks."""
+
 
 class LazyImages(Sequence[Any]):
-    """`make(row)` for each of `rows`."""
+    """`make(row)` for each of `rows`, made when it is asked for."""
 
     def __init__(self, make: Callable[[int], Any], rows: Sequence[int]) -> None:
         self.make, self.rows = make, rows
@@ -25,47 +28,26 @@ class LazyImages(Sequence[Any]):
         return self.take(range(len(self))[index]) if isinstance(index, slice) else self.make(self.rows[index])
 
     def take(self, indices: Sequence[int]) -> LazyImages:
-        """These images, in this order, still to be made."""
+        """These images, in this order, still unmade."""
         return LazyImages(self.make, [self.rows[i] for i in indices])
-
-
-VAL_SHOTS = 4
-"""The most validation images of a class that the published code picks."""
-
-
-def few_shot(labels: Sequence[int], shots: int, seed: int, rng: random.Random | None = None) -> list[int]:
-    """Indices of `shots` images of each class, or all of a class that has fewer.
-
-    Classes come in the order of their first appearance, and each draws from Python's generator seeded with `seed`, or
-    from `rng`, which goes on from where it stands.
-    """
-    rng = rng or random.Random(seed)
-    by_label: dict[int, list[int]] = {}
-    for index, label in enumerate(labels):
-        by_label.setdefault(label, []).append(index)
-    picks: list[int] = []
-    for indices in by_label.values():
-        picks += rng.sample(indices, shots) if len(indices) >= shots else indices
-    return picks
-
-
-def few_shot_and_val(train: Sequence[int], val: Sequence[int], shots: int, seed: int) -> tuple[list[int], list[int]]:
-    """Indices of the training picks, and of the validation picks that the same generator makes after them."""
-    rng = random.Random(seed)
-    return few_shot(train, shots, seed, rng), few_shot(val, min(shots, VAL_SHOTS), seed, rng)
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Images with labels and class names.
 
-    `images` holds anything that `fewclip.clip.preprocess.read_image` reads: paths, encoded bytes, PIL images, arrays,
-    tensors. `keys` names each image within its data set ("cat/001.jpg"), so that an adapter can say what it was
-    trained on; it is empty for images without a name. `base` is how many of the classes, from the first on, a
-    base-to-novel protocol trains on; None where there is no such order. `published` marks one of the 15 benchmark data
-    sets, whose rules are the papers': a class with fewer images than shots gives all of them, and two classes may have
-    one name (ImageNet's missile and sunglasses). `numbers` are the labels of the classes where they were given as whole
-    numbers. `whole` is what `only` took this part from.
+    Attributes:
+        classes: class names in the order of the labels.
+        images: anything that `fewclip.clip.decode.read_image` reads: paths, encoded bytes, PIL images, arrays, tensors.
+        labels: each image's index in `classes`.
+        keys: each image's name within its data set ("cat/001.jpg"), so that an adapter can record what it was trained on;
+            empty for images without names.
+        template: the prompt template that suits the data; None for the default.
+        base: how many of the classes, from the first on, a base-to-novel protocol trains on; None without such an order.
+        published: one of the 15 benchmark data sets, with the papers' rules: a class with fewer images than shots gives all of
+            them, and two classes may have one name (ImageNet's missile and sunglasses).
+        numbers: the labels of the classes where they were given as whole numbers.
+        whole: the data set that `only` took this part from.
     """
 
     name: str
@@ -94,8 +76,8 @@ class Dataset:
         )
 
     def only(self, classes: Sequence[str]) -> Dataset:
-        """The images of some classes, labelled anew in the order given. Of a name that occurs twice, the first stands
-        for the first such class and the second for the second."""
+        """The images of some classes, relabelled in the order given. Of a name that occurs twice, the first is the first such
+        class and the second the second."""
         number = match(self.classes, classes)
         kept = [i for i, label in enumerate(self.labels) if number[label] is not None]
         part = self.take(kept)
@@ -115,17 +97,17 @@ class Dataset:
         return self.classes[:cut], self.classes[cut:]
 
     def few_shot(self, shots: int, seed: int) -> Dataset:
-        """`shots` random images of each class, picked as the published code picks them: of a part made by `only`, the
-        picks of the whole that are in it.
+        """`shots` random images per class, the same as the published code picks. Of a part made by `only`, these are the picks
+        of the whole that are in it.
 
         Raises:
             DataError: a class has fewer images, unless the data set is `published`.
         """
         self._check_shots(shots)
-        return self._picked(few_shot(self._source().labels, shots, seed))
+        return self._picked(few_shot(self._source().labels, shots, random.Random(seed)))
 
     def few_shot_and_val(self, val: Dataset, shots: int, seed: int) -> tuple[Dataset, Dataset]:
-        """The picks of `few_shot`, and at most 4 of each class of `val` by the same generator, as published.
+        """The picks of `few_shot`, and at most 4 per class of `val` by the same generator, as published.
 
         Raises:
             DataError: as `few_shot`.
@@ -138,7 +120,7 @@ class Dataset:
         return self if self.whole is None else self.whole
 
     def _picked(self, picks: Sequence[int]) -> Dataset:
-        """What lies in this part of the picks from its source."""
+        """Those of the picks from its source that are in this part."""
         return self.take(picks) if self.whole is None else self.whole.take(picks).only(self.classes)
 
     def _check_shots(self, shots: int) -> None:
@@ -151,3 +133,27 @@ class Dataset:
                     f"Class {name!r} of {self.name} has {counts[label]} training images, but {shots} shots were asked "
                     f"for: add images, or ask for at most {min(counts[i] for i in range(len(self.classes)))} shots."
                 )
+
+
+# Few-shot picks
+
+
+def few_shot(labels: Sequence[int], shots: int, rng: random.Random) -> list[int]:
+    """Indices of `shots` images of each class, or all of a class that has fewer.
+
+    Classes come in the order of their first appearance. Python's generator is part of what was published: with
+    `random.Random(seed)` these are the very images of the published code.
+    """
+    by_label: dict[int, list[int]] = {}
+    for index, label in enumerate(labels):
+        by_label.setdefault(label, []).append(index)
+    picks: list[int] = []
+    for indices in by_label.values():
+        picks += rng.sample(indices, shots) if len(indices) >= shots else indices
+    return picks
+
+
+def few_shot_and_val(train: Sequence[int], val: Sequence[int], shots: int, seed: int) -> tuple[list[int], list[int]]:
+    """Indices of the training picks, and of the validation picks that the same generator makes after them."""
+    rng = random.Random(seed)
+    return few_shot(train, shots, rng), few_shot(val, min(shots, VAL_SHOTS), rng)

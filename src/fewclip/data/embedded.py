@@ -17,7 +17,7 @@ EMBEDDED = ("icons", "concepts", "kinds-mono")
 
 
 def describe(name: str) -> dict[str, Any]:
-    """What a data set's meta.json says: title, description, template, classes, licences."""
+    """The content of a data set's meta.json: title, description, template, classes, licences."""
     with zipfile.ZipFile(FOLDER / f"{name}.zip") as archive:
         meta: dict[str, Any] = json.loads(archive.read("meta.json"))
     return meta

@@ -18,8 +18,8 @@ SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid"),
 def read_folder(root: str | Path, split: str = "train") -> Dataset:
     """Images of `root`/CLASS/…, or of `root`/SPLIT/CLASS/… where `root` holds such folders.
 
-    Class names are the folders' names with blanks for underscores, in sorted order; images are sorted by path and may
-    lie deeper. A folder without split folders is the same for every split.
+    Class names are the folders' names with blanks for underscores, in sorted order; images are sorted by path and may be in
+    subfolders. A folder without split folders is the same for every split.
 
     Raises:
         DataError: no such folder, or nothing usable in it.
@@ -37,7 +37,7 @@ def read_folder(root: str | Path, split: str = "train") -> Dataset:
             by_class[folder.name] = files
     if not by_class:
         loose = sum(1 for p in start.iterdir() if p.suffix.lower() in ENDINGS)
-        found = f"{loose} images lie in it directly" if loose else "it holds no folder with images"
+        found = f"{loose} images are directly in it" if loose else "it holds no folder with images"
         raise DataError(
             f"{start} has no classes: {found}. Expected one folder of images per class, such as {start}/cat/1.jpg."
         )
@@ -46,7 +46,7 @@ def read_folder(root: str | Path, split: str = "train") -> Dataset:
     for name, one in zip(names, by_class, strict=True):
         if last[name] != one:
             raise DataError(
-                f"The folders {one!r} and {last[name]!r} of {start} both name the class {name!r}: merge them, or "
+                f"The folders {one!r} and {last[name]!r} of {start} both stand for the class {name!r}: merge them, or "
                 "rename one."
             )
     images = [p for files in by_class.values() for p in files]
@@ -56,12 +56,12 @@ def read_folder(root: str | Path, split: str = "train") -> Dataset:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """All image files below a folder, sorted by path; hidden ones are left out, links to folders not followed."""
-    found = []
+    """All image files under a folder, sorted by path; hidden ones are left out, links to folders not followed."""
+    images: list[Path] = []
     for where, folders, files in os.walk(folder):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
-        found += [Path(where, f) for f in files if not f.startswith(".") and Path(f).suffix.lower() in ENDINGS]
-    return sorted(found)
+        images += [Path(where, f) for f in files if not f.startswith(".") and Path(f).suffix.lower() in ENDINGS]
+    return sorted(images)
 
 
 def _split_folder(root: Path, split: str) -> Path:

@@ -1,4 +1,4 @@
-"""A Hugging Face `datasets` object, known by what it can do: the package need not be there."""
+"""A Hugging Face `datasets` object, recognised by its attributes: the package need not be installed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fewclip.data.folder import SPLITS
 from fewclip.errors import DataError
 
 LABELS = ("label", "labels", "class", "fine_label")
-"""Columns taken for the label if several could be, in this order."""
+"""Columns that are taken for the label if several could be, in this order of preference."""
 
 
 class HubTable(Protocol):
@@ -34,7 +34,7 @@ def read_hub_table(data: Any, split: str = "train", *, image: str | None = None,
     it, one called label or class. Classes keep the order of a ClassLabel; names in text are sorted.
 
     Raises:
-        DataError: no such split or columns, or a label that is none.
+        DataError: no such split or columns, or a row without a class.
     """
     if isinstance(data, Mapping):
         data = _part(data, split)
@@ -71,7 +71,7 @@ def _column(
     if chosen is None:
         raise DataError(
             f"The data set has the columns {', '.join(f'{n} ({kind})' for n, kind in kinds.items())}, and none of them "
-            f"is surely the {what}: name it in read_hub_table(data, {what}=…)."
+            f"is clearly the {what}: name it in read_hub_table(data, {what}=…)."
         )
     return chosen
 
@@ -89,7 +89,7 @@ def _classes(feature: Any, values: Sequence[Any], column: str, name: str) -> tup
     wrong = [row for row, value in enumerate(values) if value not in numbers]
     if wrong:
         raise DataError(
-            f"{name} has {len(wrong)} rows without a class in the column {column!r}, such as row {wrong[0]}: leave out "
-            "what has no label."
+            f"{name} has {len(wrong)} rows without a class in the column {column!r}, such as row {wrong[0]}: remove "
+            "rows without a label."
         )
     return tuple(map(str, names)), [numbers[value] for value in values]

@@ -1,4 +1,4 @@
-"""Paths that a file names: kept inside a folder, and looked for there."""
+"""Paths that a file lists: kept inside a folder, and looked up there."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def check_inside(entry: str, where: str) -> str:
     odd = not entry or len(entry) > LONGEST or "\0" in entry or any("\ud800" <= c <= "\udfff" for c in entry)
     if odd or not parts[0] or re.match(r"[A-Za-z]:", parts[0]) or ".." in parts:
         raise DataError(
-            f"{where} names the image {entry[:LONGEST]!r}, which is not a path inside its folder: give paths relative to it, "
+            f"{where} lists the image {entry[:LONGEST]!r}, which is not a path inside its folder: give paths relative to it, "
             "without '..'."
         )
     return entry
 
 
 def absent(root: Path, entries: Sequence[str]) -> list[str]:
-    """The entries that are no files below `root`. Each folder is listed once, which is quick on network drives, too."""
+    """The entries that are not files under `root`. Each folder is listed once, which is fast on network drives, too."""
     folders: dict[str, set[str]] = {}
     missing = []
     for entry in entries:
@@ -45,7 +45,7 @@ def absent(root: Path, entries: Sequence[str]) -> list[str]:
 
 
 def refuse_absent(root: Path, entries: Sequence[str], where: str) -> None:
-    """Refuse a list that names files that aren't there.
+    """Refuse a list with files that don't exist.
 
     Raises:
         DataError: naming the first few, and how many there are.
@@ -53,7 +53,7 @@ def refuse_absent(root: Path, entries: Sequence[str], where: str) -> None:
     missing = absent(root, entries)
     if missing:
         raise DataError(
-            f"{where} names {len(entries)} images, but {len(missing)} of them are not in {root}: {some(missing)}. "
+            f"{where} lists {len(entries)} images, but {len(missing)} of them are not in {root}: {some(missing)}. "
             "Put them there, or correct the paths."
         )
 

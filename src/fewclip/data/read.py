@@ -1,7 +1,4 @@
-"""Labelled images: the 15 published data sets, folders, CSV files, Hugging Face objects, embedded sets, lists.
-
-Knows neither methods nor protocols.
-"""
+"""From what a user names to a `Dataset`: published and embedded sets, folders, CSV files, Hugging Face objects, lists."""
 
 from __future__ import annotations
 
@@ -37,9 +34,10 @@ def read_data(
 ) -> Dataset:
     """One split (train, val or test) of some data, as a `Dataset`.
 
-    A name comes before a folder of the same name (write ./icons for the folder): that of an embedded data set, or of one
-    of the 15 published ones, which lies below `root` or $FEWCLIP_DATA. A folder that holds a published set's split file
-    is read as that set. `class_names` are for pairs whose labels are whole numbers.
+    The name of an embedded data set takes precedence over a folder of the same name (write ./icons for the folder), and so
+    does that of one of the 15 published ones where `root` or $FEWCLIP_DATA says where it is. A folder that holds a published
+    set's split file is read as that set. `class_names` are for
+    pairs whose labels are whole numbers.
 
     Raises:
         DataError: nothing usable is found.
@@ -59,7 +57,10 @@ def read_data(
     if benchmark and (root is not None or os.environ.get(ROOT_VARIABLE) or not exists(path)):
         return read_benchmark(benchmark, find_folder(benchmark, root), split)
     if root is not None:
-        raise DataError(f"A root was given, but {os.fspath(data)!r} is none of {', '.join(BENCHMARKS)}.")
+        raise DataError(
+            f"A root was given, but {os.fspath(data)!r} is not one of {', '.join(BENCHMARKS)}: "
+            "leave the root out, or give one of them."
+        )
     return _read_path(path, split)
 
 
@@ -105,7 +106,7 @@ def from_pairs(pairs: Sequence[Any], name: str = "the list", *, class_names: Cla
     `class_names` are the names of classes whose labels are whole numbers, by default the numbers written out.
 
     Raises:
-        DataError: no pairs, or something else than pairs; labels as in `fewclip.data.labels.read_labels`.
+        DataError: there are no pairs, or something is not a pair; labels as in `fewclip.data.labels.read_labels`.
     """
     if not pairs:
         raise DataError("No images were given: expected a folder, or pairs of an image and its class name.")

@@ -1,4 +1,4 @@
-"""A sheet of images with what was predicted of them, as one PNG."""
+"""A sheet of images with the predictions of several methods, as one picture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CELL, IMAGE, LINE, MARGIN = 196, 112, 19, 24
 
 @dataclass(frozen=True)
 class Sample:
-    """An image, what it shows, and each method's guess."""
+    """An image, its class, and each method's prediction."""
 
     image: Any
     truth: str
@@ -28,7 +28,7 @@ class Sample:
 
 
 def sheet(title: str, rows: Sequence[tuple[str, Sequence[Sample]]], path: Path) -> None:
-    """Rows of samples, each with a heading, in the format that the file's name says, or else as a PNG.
+    """Rows of samples, each with a heading, in the format of the file's ending, or else as a PNG.
 
     Raises:
         OutputError: the place can't be written to.

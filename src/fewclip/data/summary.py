@@ -35,6 +35,7 @@ def summarise(name: str, root: Path | None = None) -> Summary:
     Raises:
         DataError: it has none, or one of a published data set can't be read.
     """
+    # Which splits there are is found by trying: a folder or CSV file need not have all three.
     splits: dict[str, Dataset] = {}
     errors: dict[str, DataError] = {}
     for split in ("train", "val", "test"):
@@ -45,7 +46,7 @@ def summarise(name: str, root: Path | None = None) -> Summary:
     if not splits:
         raise errors["test"]
     first = next(iter(splits.values()))
-    if first.published:
+    if first.published:  # these have known splits: a missing one is a mistake, not a choice
         for split in find_benchmark(first.name).splits:
             if split in errors:
                 raise errors[split]
@@ -54,6 +55,7 @@ def summarise(name: str, root: Path | None = None) -> Summary:
         splits = {"all": first}
     elif first.name == "imagenet":
         del splits["val"]  # the published code's val split is its test split
+    # Splits of a folder may have different classes; labels then count over all of them.
     classes = first.classes
     if any(part.classes != classes for part in splits.values()):
         classes = tuple(sorted({c for part in splits.values() for c in part.classes}))
@@ -62,8 +64,8 @@ def summarise(name: str, root: Path | None = None) -> Summary:
 
 
 def _count(part: Dataset, classes: tuple[str, ...]) -> list[int]:
-    found = Counter(part.labels)
-    return [0 if label is None else found[label] for label in match(classes, part.classes)]
+    images = Counter(part.labels)
+    return [0 if label is None else images[label] for label in match(classes, part.classes)]
 
 
 def draw(summary: Summary, path: Path) -> None:
@@ -76,14 +78,14 @@ def draw(summary: Summary, path: Path) -> None:
     first: dict[int, int] = {}
     for index, label in enumerate(part.labels):
         first.setdefault(label, index)
-    every = sorted(first)
-    groups = {"classes": every}
+    labels = sorted(first)
+    groups = {"classes": labels}
     if summary.base is not None:
-        base = [label for label in every if label < summary.base]
-        groups = {"base classes": base, "novel classes": every[len(base) :]}
+        base = [label for label in labels if label < summary.base]
+        groups = {"base classes": base, "novel classes": labels[len(base) :]}
     rows = []
-    for heading, labels in groups.items():
-        chosen = _spread(labels, COLUMNS * ROWS // len(groups))
+    for heading, members in groups.items():
+        chosen = _spread(members, COLUMNS * ROWS // len(groups))
         for start in range(0, len(chosen), COLUMNS):
             samples = [Sample(part.images[first[i]], part.classes[i], ()) for i in chosen[start : start + COLUMNS]]
             rows.append((heading, samples))
@@ -91,5 +93,5 @@ def draw(summary: Summary, path: Path) -> None:
 
 
 def _spread(labels: list[int], most: int) -> list[int]:
-    """At most so many, evenly over the whole list."""
+    """At most `most` labels, evenly over the whole list."""
     return [labels[i * len(labels) // most] for i in range(most)] if len(labels) > most else labels

@@ -1,4 +1,4 @@
-"""Labelled images that settings are chosen by: neither trained on nor tested with."""
+"""Validation images, by which settings are chosen: neither trained on nor tested with."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def own_validation(read: Callable[[str], Dataset]) -> Dataset:
     Raises:
         DataError: there is none, or it is the training or the test split.
     """
-    found = read("val")
+    val = read("val")
     for split in ("train", "test"):
-        if set(found.keys) & _keys(read, split):
+        if set(val.keys) & _keys(read, split):
             raise DataError(
-                f"{found.name} has no validation images of its own, its val split holds images of its {split} split: give a "
+                f"{val.name} has no separate validation images, its val split contains images of its {split} split: give a "
                 "folder of other images."
             )
-    return found
+    return val
 
 
 def held_out(val: Dataset, train: Dataset) -> Dataset:
@@ -37,7 +37,7 @@ def held_out(val: Dataset, train: Dataset) -> Dataset:
     if not len(kept):
         raise DataError(
             f"{val.name} has no image of the classes {', '.join(train.classes[:3])}{', …' * (len(train.classes) > 3)} "
-            "that is not trained on, so nothing can be chosen by it: give labelled images of the same classes."
+            "that is not trained on, so no setting can be chosen with it: give labelled images of the same classes."
         )
     return kept
 
@@ -50,7 +50,7 @@ def _keys(read: Callable[[str], Dataset], split: str) -> set[str]:
 
 
 def _files(dataset: Dataset) -> dict[int, str]:
-    """Where the images lie that are files."""
+    """The resolved path of each image that is a file, by index."""
     if isinstance(dataset.images, LazyImages):
         return {}
     return {i: os.path.realpath(x) for i, x in enumerate(dataset.images) if isinstance(x, (str, os.PathLike))}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 
 from fewclip.clip.prompts import Prompts
 from fewclip.clip.tokenizer import Tokenizer
-from fewclip.data.names import key, match
+from fewclip.data.names import check_names, key, match
 from fewclip.errors import DataError, PromptError
 
 if TYPE_CHECKING:
@@ -25,11 +24,13 @@ class ClassTexts:
         names: the class names as the user wrote them.
         template: the user's sentence, with `{}` for the class name.
         labels: each class's label in training (C,), -1 for one that was not trained on.
+        name_lengths: how many tokens each class name has (C,).
     """
 
     names: Sequence[str]
     template: str
     labels: Int[Tensor, " classes"]
+    name_lengths: Int[Tensor, " classes"]
 
     def __init__(
         self,
@@ -52,11 +53,17 @@ class ClassTexts:
             )
         if not names:
             raise PromptError("There is no class name: give at least one.")
-        tokenizer.check_names(names)
+        check_names(names, where="the classes", repeats=True)
         self.names, self.template, self.tokenizer, self.context_length = names, template, tokenizer, context_length
         places = match([key(name) for name in names], [key(name) for name in (names if trained is None else trained)])
         self.labels = torch.tensor([-1 if place is None else place for place in places])
         self._words = [name.replace("_", " ") for name in names]
+        self.name_lengths = torch.tensor([len(tokenizer.encode(word)) for word in self._words])
+        if not self.name_lengths.all():
+            empty = names[int(self.name_lengths.argmin())]
+            raise PromptError(
+                f"The class name {empty!r} makes no tokens with this backbone's tokenizer: rename the class."
+            )
         self._prompts: dict[str, Prompts] = {}
 
     def __len__(self) -> int:
@@ -77,8 +84,3 @@ class ClassTexts:
     def sentences(self) -> list[str]:
         """The sentences that were asked for so far."""
         return list(self._prompts)
-
-    @cached_property
-    def name_lengths(self) -> Int[Tensor, " classes"]:
-        """How many tokens each class name has."""
-        return torch.tensor([len(self.tokenizer.encode(name)) for name in self._words])

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 
 from fewclip.clip.decode import MAX_PIXELS, read_image
 from fewclip.clip.preprocess import LONGEST_SIDES, Preprocess
-from fewclip.data.names import check_names, key
+from fewclip.data.names import check_names, new_names
 from fewclip.errors import DataError, FewclipError, SettingsError, TooLargeError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -82,8 +82,7 @@ def check_class_names(names: Sequence[str], known: Sequence[str], limits: Limits
     if len(names) > limits.max_classes:
         raise Refused(422, f"{len(names)} classes were sent, but {limits.max_classes} are the most (--max-classes).")
     check_names(names, where="the request", repeats=True)
-    keys = {key(name) for name in known}
-    new = sum(key(name) not in keys for name in names)
+    new = len(new_names(names, known))
     if new > limits.max_new_classes:
         raise Refused(
             422,

@@ -1,4 +1,4 @@
-"""What of the published data sets lies below a root, what is missing and where it comes from."""
+"""Which of the published data sets are under a root, what is missing, and where to get it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fewclip.errors import DataError
 
 @dataclass
 class Report:
-    """One data set. `found` counts the images of each split that are there, `published` those that should be."""
+    """One data set. `found` counts the images of each split that exist, `published` those that should."""
 
     name: str
     title: str
@@ -85,7 +85,7 @@ def _count(report: Report, listing: Listing, split: str, size: int, place: Path,
 
 
 def unreadable(paths: list[Path]) -> list[str]:
-    """Those that can't be decoded to the end."""
+    """The paths of images that can't be decoded to the end."""
     from fewclip.clip.decode import read_image
 
     def fails(path: Path) -> bool:

@@ -1,6 +1,6 @@
 """ImageNet's 1000 classes: folder, the name that CLIP's authors gave, and membership of ImageNet-A and -R.
 
-The table is data of CLIP's notebook and of the two sets' folders. Two names occur twice (missile: 657 and 744,
+The table's data is that of CLIP's notebook and of the two sets' folders. Two names occur twice (missile: 657 and 744,
 sunglasses: 836 and 837). A classnames.txt on disk is not read: some of them carry other names ("cock" for "rooster").
 """
 

@@ -1,7 +1,7 @@
-"""The three ways in which the published data sets say which image belongs to which class.
+"""The three ways in which the published data sets record which image belongs to which class.
 
-Each reader answers for one split what *should* be there; whether the images are is looked at by `read_benchmark` (which
-refuses) and by `fewclip.data.benchmarks.check` (which counts). Nothing is cached: what lies on disk is read every time.
+A reader lists what a split *should* contain. Whether those images exist is checked by `read_benchmark`, which refuses the
+data set if not, and by `fewclip.data.benchmarks.check`, which counts. Nothing is cached: the disk is read every time.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def read_benchmark(benchmark: Benchmark, folder: Path, split: str = "train") -> 
 
 
 def list_split(benchmark: Benchmark, folder: Path, split: str) -> Listing:
-    """What a split consists of. ImageNet's val split is its test split, as in the published code.
+    """The content of a split. ImageNet's val split is its test split, as in the published code.
 
     Raises:
         DataError
@@ -70,20 +70,20 @@ def list_split(benchmark: Benchmark, folder: Path, split: str) -> Listing:
             f"it, from {benchmark.source}."
         )
     if benchmark.splits == ("test",) and split != "test":
-        raise DataError(f"{benchmark.title} has no {split} split, it is only tested on: read its test split.")
+        raise DataError(f"{benchmark.title} has no {split} split, it is only for testing: read its test split.")
     return READERS[benchmark.reader](benchmark, folder, split)
 
 
 def find_folder(benchmark: Benchmark, root: str | os.PathLike[str] | None = None) -> Path:
-    """A benchmark's own folder: below `root`, or `root` itself; without one below $FEWCLIP_DATA.
+    """A benchmark's own folder: under `root`, or `root` itself; without a root, under $FEWCLIP_DATA.
 
     Raises:
-        DataError: no root is given, or it is no folder.
+        DataError: no root is given, or it is not a folder.
     """
     given = root if root is not None else os.environ.get(ROOT_VARIABLE)
     if not given:
         raise DataError(
-            f"{benchmark.key} is a published data set, but nothing says where it is: give the folder that holds "
+            f"{benchmark.key} is a published data set, and its place is not known: give the folder that contains "
             f"{benchmark.directory}/ as root, or in the environment variable {ROOT_VARIABLE}."
         )
     place = Path(given)
@@ -99,15 +99,17 @@ def read_split_file(benchmark: Benchmark, folder: Path, split: str) -> Listing:
     file = folder / benchmark.split_file
     if not file.is_file():
         raise DataError(
-            f"{folder} lacks {benchmark.split_file}, which says what is train, val and test (a split of one's own "
-            f"would not be comparable): put it there, from {SPLIT_FILES}."
+            f"{folder} lacks {benchmark.split_file}, which defines train, val and test (results on a different split "
+            f"are not comparable): put it there, from {SPLIT_FILES}."
         )
     parts = _parse(file)
     names: dict[int, str] = {}
     for path, label, name in (entry for part in parts.values() for entry in part):
         check_inside(path, str(file))
         if names.setdefault(label, name) != name:
-            raise DataError(f"{file} calls the label {label} both {names[label]!r} and {name!r}: get a fresh copy.")
+            raise DataError(
+                f"{file} gives the label {label} the names {names[label]!r} and {name!r}: get a fresh copy."
+            )
     if sorted(names) != list(range(len(names))):
         raise DataError(f"{file} has labels that are not 0, 1, 2, … without a gap: get a fresh copy.")
     numbers: dict[str, int] = {}
@@ -151,15 +153,15 @@ def _lines(benchmark: Benchmark, file: Path) -> list[str]:
         return [line.strip() for line in read_text(file).splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{file} can't be read, but it says which image of {benchmark.title} is what: get it from {benchmark.source}."
+            f"{file} can't be read, and it lists the images and classes of {benchmark.title}: get it from {benchmark.source}."
         ) from error
 
 
 def read_class_folders(benchmark: Benchmark, folder: Path, split: str) -> Listing:
     """ImageNet and its variants: a folder per class, named as in ImageNet's table; files in sorted order.
 
-    (The published loader takes files as the file system lists them, so its few-shot picks of ImageNet differ from
-    machine to machine and can't be had again.)
+    The published loader takes files in the order of the file system, so its few-shot picks of ImageNet differ from machine
+    to machine and can't be reproduced.
     """
     within = f"{'train' if split == 'train' else 'val'}/" if len(benchmark.sizes) == 2 else ""
     start = folder / benchmark.images / within
@@ -167,7 +169,7 @@ def read_class_folders(benchmark: Benchmark, folder: Path, split: str) -> Listin
     missing = [name for name in names if not (start / name).is_dir()]
     if missing:
         loose = start.is_dir() and any(p.suffix.lower() in ENDINGS for p in start.iterdir())
-        sort = ", and the images that lie in it sorted into them" if loose else ""
+        sort = ", and the images in it sorted into them" if loose else ""
         raise DataError(
             f"{start} lacks {len(missing)} of the {len(names)} class folders of {benchmark.title} ({some(missing)}): "
             f"expected them all{sort}, from {benchmark.source}."

@@ -1,6 +1,7 @@
-"""The 15 published data sets as one table: what they are called, how they lie on disk, how large they are.
+"""The 15 published data sets as one table: names, layout on disk, sizes, sources.
 
-They are alike but for three ways to say which image belongs to which class (`reader`, see `benchmark_readers`).
+They differ in one thing, how it is recorded which image belongs to which class: `reader` names one of the three ways of
+`fewclip.data.benchmarks.readers`.
 """
 
 from __future__ import annotations
@@ -12,37 +13,38 @@ from fewclip.clip.templates import TEMPLATES
 from fewclip.errors import DataError
 
 COLLECTION = "Hugging Face zhengli97/prompt_learning_dataset"
-
-
 SPLIT_FILES = "CoOp's Google Drive, or splits/ of GitHub linzhiqiu/cross_modal_adaptation"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """One data set in CoOp's folder layout. Sizes are the published ones; `source` tells people where it comes from."""
+    """One data set in CoOp's folder layout."""
 
     key: str
     title: str
     directory: str
-    """Its folder below the root."""
+    """Its folder under the root."""
     images: str
-    """Folder below `directory` that paths of the split file are relative to, or that holds the class folders."""
+    """Folder under `directory` that paths of the split file are relative to, or that holds the class folders."""
     classes: int
     sizes: tuple[int, ...]
-    """Images of train, val and test; of train and test for ImageNet; of test for a set that is only tested on."""
+    """Published number of images of train, val and test; of train and test for ImageNet; of test for a set that is only
+    tested on."""
     source: str
+    """Where people can get it."""
     split_file: str = ""
-    """What says which image is where; empty where the class folders do."""
+    """The file that lists the images of each split; empty where the class folders are the list."""
     template: str = "photo"
     """A preset of `fewclip.clip.templates`."""
     reader: Literal["split file", "variant lists", "class folders"] = "split file"
     members: Literal["all", "A", "R", "numbers"] = "all"
-    """Class folders: those of ImageNet's table that there are, or numbers that stand for its rows."""
+    """Class folders: which rows of ImageNet's table there are; or numbers, where folders are called 0 to 999."""
     aliases: tuple[str, ...] = ()
+    """Further names that it is found by."""
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits that have images of their own, in the order of `sizes`."""
+        """The splits with images of their own, in the order of `sizes`."""
         return {3: ("train", "val", "test"), 2: ("train", "test"), 1: ("test",)}[len(self.sizes)]
 
     @property
@@ -62,7 +64,7 @@ class Benchmark:
 
     @property
     def sign(self) -> str:
-        """What is in this set's folder and in no other set's."""
+        """A path that exists in this set's folder and in no other set's: what it is recognised by."""
         if self.reader != "class folders":
             return self.split_file
         return {"imagenet": "images/train/n01440764", "imagenet_sketch": "images/n01440764"}.get(self.key, self.images)
@@ -255,7 +257,7 @@ def find_benchmark(name: str) -> Benchmark:
     Raises:
         DataError: there is none.
     """
-    found = named(name)
-    if found is None:
+    benchmark = named(name)
+    if benchmark is None:
         raise DataError(f"There is no benchmark data set {name!r}: choose from {', '.join(BENCHMARKS)}.")
-    return found
+    return benchmark
