@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from fewclip.cli.tables import print_table
+
 SPLITS = ("train", "val", "test")
 
 
@@ -59,7 +61,10 @@ def list_sets(options: Annotated[List, tyro.conf.arg(name="")] = List()) -> int:
         print(json.dumps(rows, ensure_ascii=False))
         return 0
     shown = [{key: value for key, value in row.items() if key != "what"} for row in rows]
-    _table([{key: f"{v:,}" if isinstance(v, int) else v or "" for key, v in row.items()} for row in shown])
+    print_table(
+        [{key: f"{v:,}" if isinstance(v, int) else v or "" for key, v in row.items()} for row in shown],
+        left=("name", "folder"),
+    )
     print(
         "Those with a folder are published ones; they lie in ROOT/FOLDER, in CoOp's layout (docs/data.md).\n"
         "fewclip data check ROOT: what is there; fewclip data show NAME --root ROOT: one of them."
@@ -102,11 +107,12 @@ def show_set(options: Annotated[Show, tyro.conf.arg(name="")]) -> int:
     )
     if summary.base is not None:
         print(f"Base: the first {summary.base} classes, novel: the other {len(summary.classes) - summary.base}")
-    _table(
+    print_table(
         [
             {"label": str(label), "class": name} | {s: f"{counts[label]:,}" for s, counts in summary.counts.items()}
             for label, name in enumerate(summary.classes)
-        ]
+        ],
+        left=("class",),
     )
     if options.out is not None:
         draw(summary, options.out)
@@ -143,19 +149,3 @@ def _lines(report: Any) -> list[str]:
     counts = ", ".join(f"{split} {report.found.get(split, 0):,}/{n:,}" for split, n in report.published.items())
     lines = [f"{report.name}: {report.state}, {counts}", *(f"    {problem}" for problem in report.problems)]
     return lines if report.state == "complete" else [*lines, f"    from: {report.source}"]
-
-
-def _table(rows: list[dict[str, str]]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from fewclip.errors import visible
-
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for name in rows[0]:
-        table.add_column(name, justify="left" if name in ("name", "class", "folder") else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(visible(value)) for value in row.values()))
-    Console().print(table)

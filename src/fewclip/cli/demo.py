@@ -17,11 +17,13 @@ import tyro
 from fewclip.adapters.adapter import Adapter
 from fewclip.bench.evaluation import choose, evaluate, harmonic_mean
 from fewclip.classifier import DEFAULT_BACKBONE, FewShotClassifier
+from fewclip.cli.tables import print_table
 from fewclip.clip.model import CLIP
 from fewclip.data.dataset import Dataset
 from fewclip.data.read import read_data
 from fewclip.data.sheet import Sample, sheet
 from fewclip.errors import DataError, SettingsError
+from fewclip.files.markdown import markdown_table
 from fewclip.files.write import write_json, write_text
 from fewclip.methods import METHODS
 
@@ -75,12 +77,13 @@ def demo(arguments: list[str]) -> int:
             fitted.setdefault(method, adapter)
     table = summarise(rows)
     write_json(options.out / "results.json", {"rows": rows, "machine": platform.platform(), "python": sys.version})
-    write_text(options.out / "results.md", markdown(table))
+    lines = [list(row.values()) for row in table]
+    write_text(options.out / "results.md", markdown_table(list(table[0]), lines, right=range(1, len(table[0]))) + "\n")
     picture(fitted, test, base.classes, options.out / "predictions.png")
     if options.json:
         print(json.dumps(rows))
         return 0
-    show(table)
+    print_table(table, left=("method",), title="Accuracy in % on drawings not trained on; mean ± sd over seeds")
     print(
         f"Took {time.monotonic() - started:.0f} s. Pictures: {options.out / 'predictions.png'}; rows: {options.out / 'results.json'}."
     )
@@ -127,24 +130,6 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             }
         )
     return table
-
-
-def markdown(table: list[dict[str, Any]]) -> str:
-    lines = ["| " + " | ".join(table[0]) + " |", "|" + "---|" * len(table[0])]
-    lines += ["| " + " | ".join(row.values()) + " |" for row in table]
-    return "\n".join(lines) + "\n"
-
-
-def show(table: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    shown = Table(title="Accuracy in % on drawings not trained on; mean ± sd over seeds")
-    for number, name in enumerate(table[0]):
-        shown.add_column(name, justify="left" if number == 0 else "right")
-    for row in table:
-        shown.add_row(*row.values())
-    Console().print(shown)
 
 
 def picture(fitted: dict[str, Adapter], test: Dataset, base: tuple[str, ...], path: Path) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import tyro
 
+from fewclip.cli.tables import print_table
+
 
 @dataclass(frozen=True)
 class List:
@@ -58,12 +60,6 @@ def _print(command: str, text: str | None, arguments: list[str], rows: list[dict
     if options.json:
         print(json.dumps(rows, ensure_ascii=False))
         return 0
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*map(str, row.values()))
-    Console().print(table)
+    print_table(rows, left=rows[0].keys() - {"year", "parameters"}, wrap=True)
     print(foot)
     return 0

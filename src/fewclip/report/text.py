@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Callable, Iterator
 
+from fewclip.files.markdown import markdown_table
 from fewclip.report.build import Report, Section
 from fewclip.report.tables import MISSING, Cell, Table
 
@@ -47,12 +48,12 @@ def _markdown_table(table: Table) -> str:
     stub = [table.group_corner or "Group"] if table.grouped else []
     head = [md(text) for text in (*stub, table.corner, *table.headings())]
     words = len(stub) + 1
-    rule = ["---" if i < words or i - words in table.text_columns else "---:" for i in range(len(head))]
-    lines = [head, rule]
+    numbers = [words + i for i in range(len(table.columns)) if i not in table.text_columns]
+    lines = []
     for line in table.lines:
         cells = [_cell(c, md, "**{}**", " ± ") for c in line.cells]
         lines.append([*([md(line.group)] if stub else []), md(line.label), *cells])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table(head, lines, right=numbers)
 
 
 def md(text: str) -> str:
