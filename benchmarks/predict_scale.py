@@ -32,7 +32,7 @@ import torch
 from PIL import Image
 
 from fewclip import FewShotClassifier
-from fewclip.classifier import PREDICT_BATCH
+from fewclip.adapters.adapter import PREDICT_BATCH
 from fewclip.clip.model import CLIP
 from fewclip.data.read import read_data
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fewclip.clip.layers import Block, Transformer
 from fewclip.clip.model import CLIP
-from fewclip.clip.prompts import Prompts
+from fewclip.methods.classes import ClassTexts
 from fewclip.methods.mmrl import MMRL
 from fewclip.methods.mmrlpp import MMRLpp
 
@@ -185,13 +185,14 @@ def main() -> None:
     torch.manual_seed(0)
     clip = CLIP.from_pretrained("icon-clip").double()
     assert clip.tokenizer is not None
-    prompts = [f"a drawing of a {name}." for name in ("cat", "dog", "hot air balloon")]
-    ids = clip.tokenizer(prompts, clip.config.context_length)
+    names, template = ["cat", "dog", "hot air balloon"], "a drawing of a {}."
+    texts = ClassTexts(names, template, clip.tokenizer, clip.config.context_length)
+    ids = clip.tokenizer([template.format(name) for name in names], clip.config.context_length)
     images, labels = torch.randn(4, 3, 48, 48, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
     for kind in (MMRL, MMRLpp):
         method = kind(clip).double()
         plain, parameters = PlainMMRL(clip, method, ids), list(method.parameters())
-        method.prepare(Prompts.from_tokens(ids))
+        method.prepare(texts)
         optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=5e-4)
         print(f"{kind.title}: {method.parameter_count():,} parameters")
         for step in range(1, 4):

@@ -20,6 +20,7 @@ from huggingface_hub import ModelCard, constants
 from pictures import picture
 
 from fewclip import FewShotClassifier
+from fewclip.adapters.adapter import Adapter
 from fewclip.adapters.disk import CARD, CONFIG, DRAFT, WEIGHTS, read_config
 from fewclip.adapters.hub import MOST_BYTES
 from fewclip.bench.stated import read_results
@@ -161,8 +162,8 @@ def test_the_commands_that_take_an_adapter(
     assert index["results"][0]["metrics"][0]["value"] == said["accuracy"]
     used: list[list[str]] = []
 
-    def stop(classifier: FewShotClassifier, *_: object, **__: object) -> None:
-        used.append(classifier.classes)
+    def stop(adapter: Adapter, *_: object, **__: object) -> None:
+        used.append(adapter.classes)
         raise FewclipError("enough")
 
     monkeypatch.setattr("fewclip.adapters.onnx.export", stop)

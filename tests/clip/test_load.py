@@ -269,7 +269,7 @@ def test_a_hub_that_cannot_be_reached(hub_home: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def publish(hub: Hub, folder: Path, name: str = "some/repo", **kind: bool) -> Repo:
+def publish(hub: Hub, folder: Path, name: str = "some/repo", **kind: Any) -> Repo:
     """A repository with the files of a folder, and others that are not for us."""
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     hub.repos[name] = Repo(**kind)
@@ -522,7 +522,7 @@ def test_a_shard_that_is_missing_or_elsewhere(tmp_path: Path) -> None:
         load(str(folder))
 
 
-@pytest.mark.parametrize("layout", ["OpenAI scripted", "state dict", "state dict", "safetensors"])
+@pytest.mark.parametrize("layout", ["OpenAI scripted", "state dict", "safetensors"])
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.999])
 def test_truncated_files(layout: str, share: float, tmp_path: Path) -> None:
     path = WRITERS[layout](lay.random_clip("b32"), tmp_path)

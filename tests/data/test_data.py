@@ -60,7 +60,7 @@ def test_folder_mistakes(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No images were given"):
         read_data([])
     with pytest.raises(DataError, match="Expected pairs"):
-        read_data([("a.png", 3)])  # type: ignore[list-item]
+        read_data([("a.png", 3)])
 
 
 def test_only_and_halves() -> None:

@@ -7,6 +7,7 @@ fewclip does not have is expected to fail. The format is described in tests/gold
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,7 +97,7 @@ def test_further_folders(tmp_path: Path) -> None:
     more = tmp_path / "more"
     more.mkdir()
     (more / "coop.safetensors").touch()
-    named = golden_files.folders(f"{more}{golden_files.os.pathsep}{tmp_path / 'absent'}")
+    named = golden_files.folders(f"{more}{os.pathsep}{tmp_path / 'absent'}")
     assert named == [golden_files.HERE, more, tmp_path / "absent"]
     assert golden_files.files(named)["more/coop"] == more / "coop.safetensors"
     test_folder_holds_files(more)

@@ -23,7 +23,7 @@ from fewclip.methods.plot import PLOT
 from fewclip.methods.proda import ProDA, ProDASettings
 from fewclip.training.checkpoint import Checkpoint
 from fewclip.training.loop import BatchStep
-from fewclip.training.settings import TrainSettings, published_training
+from fewclip.training.settings import TrainSettings, published_training, split_settings
 
 Pairs = list[tuple[Image.Image, str]]
 SMALL: dict[str, dict[str, Any]] = {
@@ -175,7 +175,7 @@ def test_accumulation_takes_the_same_steps_or_is_refused(backbone: CLIP, pairs: 
 
 def test_published_training_stands_where_the_user_says_nothing(backbone: CLIP) -> None:
     def settings(name: str, **given: Any) -> TrainSettings:
-        return FewShotClassifier(name, backbone, **given).split_settings()[0]
+        return split_settings(name, given)[0]
 
     assert settings("mmrl") == TrainSettings()
     coop = settings("coop")

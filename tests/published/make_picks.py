@@ -15,6 +15,7 @@ import hashlib
 import itertools
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from fewclip.data.benchmarks.table import BENCHMARKS
@@ -23,7 +24,7 @@ from fewclip.data.dataset import Dataset
 HERE = Path(__file__).parent
 
 
-def digest(keys: list[str]) -> str:
+def digest(keys: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(keys).encode()).hexdigest()
 
 

@@ -30,6 +30,7 @@ from fewclip.adapters.disk import CONFIG, WEIGHTS
 from fewclip.clip import weights
 from fewclip.clip.decode import read_image
 from fewclip.clip.load import load
+from fewclip.clip.model import CLIP
 from fewclip.errors import AdapterError, BackboneError, DataError, FewclipError
 from fewclip.methods import METHODS, find
 from fewclip.methods.zero_shot import ZeroShot
@@ -253,15 +254,15 @@ def test_settings_that_ask_for_much_memory(name: str) -> None:
     """Whatever number a setting has, no more is made than the adapter's tensors hold, and at once."""
     kind, clip = find(name), files.tiny()
     good = kind.Settings()
-    tensors = kind(clip, good).state_dict()
-    build(kind, clip, good, tensors)  # so that all is imported
+    tensors = kind(clip, good, 3).state_dict()
+    build(kind, clip, good, tensors, 3)  # so that all is imported
     numbers = [field.name for field in fields(good) if type(getattr(good, field.name)) in (int, float)]
     every = [{number: LARGEST} for number in numbers] + [dict.fromkeys(numbers, LARGEST)]
 
     def read() -> None:
         for change in every:
             with suppress(FewclipError):
-                build(kind, clip, replace(good, **change), tensors)
+                build(kind, clip, replace(good, **change), tensors, 3)
 
     start = time.monotonic()
     assert grown_mb(read, FewclipError) < 50
@@ -275,17 +276,17 @@ class Constant(ZeroShot):
     class Settings:
         size: int = 10
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.register_buffer("constant", torch.ones(self.settings.size, 1000), persistent=False)
+    def __init__(self, clip: CLIP, settings: Any = None, classes: int = 0) -> None:
+        super().__init__(clip, settings, classes)
+        self.register_buffer("constant", torch.ones(settings.size, 1000), persistent=False)
 
 
 def test_settings_that_ask_for_much_that_is_not_saved() -> None:
-    assert build(Constant, files.tiny(), Constant.Settings(), {}).constant.sum() == 10_000
+    assert build(Constant, files.tiny(), Constant.Settings(), {}, 3).get_buffer("constant").sum() == 10_000
 
     def read() -> None:
         with pytest.raises(AdapterError, match="ask for far more numbers than it has"):
-            build(Constant, files.tiny(), Constant.Settings(size=1_000_000), {})
+            build(Constant, files.tiny(), Constant.Settings(size=1_000_000), {}, 3)
 
     assert grown_mb(read, AdapterError) < 50
 

@@ -65,7 +65,7 @@ class Token(HTTPBearer):
         super().__init__(scheme_name="token", auto_error=False)
         self._token = token.encode()
 
-    async def __call__(self, request: HTTPConnection) -> None:  # type: ignore[override]
+    async def __call__(self, request: HTTPConnection) -> None:
         """Raises: Refused, 401."""
         given = await super().__call__(request)
         # Compared in a time that does not depend on how much of it is right
