@@ -18,7 +18,8 @@ from fewclip.errors import FewclipError, OutputError, SettingsError
 from fewclip.files.lock import only_writer
 from fewclip.files.write import clear
 from fewclip.methods import METHODS, find, make_settings
-from fewclip.training.settings import TrainSettings
+from fewclip.methods.settings import suggestion
+from fewclip.training.settings import TrainSettings, split_settings
 from fewclip.workers.progress import Progress
 
 Finish = Callable[[Run, list[Row]], None]
@@ -57,13 +58,19 @@ class Sweep:
         """Every run of this sweep, in order.
 
         Raises:
-            SettingsError: an unknown name, or a setting that no method has.
+            SettingsError: an unknown name, nothing to run, or a setting that no method has or that is out of its range.
         """
+        for name in ("protocols", "methods", "seeds"):
+            if not getattr(self, name):
+                raise SettingsError(f"{name} is empty, so there is nothing to run: give at least one.")
         methods = tuple(METHODS) if self.methods == ("all",) else self.methods
         for name in methods:
             find(name)
         self._check_settings(methods)
-        return list(self._expand(methods))
+        runs = list(self._expand(methods))
+        for run in runs:  # each would fail with the same sentence, but one at a time and after its data was read
+            split_settings(run.method, run.settings)
+        return runs
 
     def _expand(self, methods: Sequence[str]) -> Iterator[Run]:
         for protocol in map(find_protocol, self.protocols):
@@ -120,9 +127,12 @@ class Sweep:
         known = _fields(TrainSettings).union(*(_fields(find(m).Settings) for m in methods))
         unknown = sorted(set(self.settings) - known)
         if unknown:
-            raise SettingsError(f"No method has the setting {unknown[0]!r}: there are {', '.join(sorted(known))}.")
+            raise SettingsError(
+                f"Neither training nor {' or '.join(methods)} has a setting {unknown[0]!r}{suggestion(unknown[0], known)}: there are "
+                f"{', '.join(sorted(known))}."
+            )
         if "seed" in self.settings:
-            raise SettingsError("Seeds are not set as a setting: give them as seeds.")
+            raise SettingsError("seed can't be given as a setting of a sweep: give the seeds, such as --seeds 1,2,3.")
 
 
 def _fields(kind: type) -> set[str]:
