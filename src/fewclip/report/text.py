@@ -17,7 +17,7 @@ _LATEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
     "`": r"\textasciigrave{}", '"': r"\textquotedbl{}", "−": "$-$", "±": r"$\pm$", "–": "--", "…": r"\dots{}", "×": r"$\times$",
     "α": r"$\alpha$", "β": r"$\beta$", "λ": r"$\lambda$", "†": r"$\dagger$", "’": "'",
-    "[": "{[}", "]": "{]}", "*": "{*}",  # which mean something behind a line's end
+    "[": "{[}", "]": "{]}", "*": "{*}",  # which have a meaning after a line end
 }  # fmt: skip
 
 
@@ -93,8 +93,8 @@ def _latex_table(table: Table, heading: str) -> str:
         lines.append(" & ".join([*([tex(line.group)] if stub else []), tex(line.label), *cells]) + r" \\")
     fit = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%"  # smaller only where it is too wide
     body = [fit, f"\\begin{{tabular}}{{{columns}}}", r"\toprule", *lines, r"\bottomrule", r"\end{tabular}}"]
-    said = table.title if table.title == heading else f"{heading}. {table.title}"
-    caption = " ".join([f"{said}.", *table.notes])
+    heading_text = table.title if table.title == heading else f"{heading}. {table.title}"
+    caption = " ".join([f"{heading_text}.", *table.notes])
     return "\n".join([r"\begin{table}", r"\centering", f"\\caption{{{tex(caption)}}}", *body, r"\end{table}"])
 
 
