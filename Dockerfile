@@ -1,6 +1,6 @@
-# Serves an adapter on port 8000, on a CPU: docs/serving.md, "In a container".
+# Serves an adapter on port 8000, on CPUs: docs/serving.md, "In a container".
 FROM python:3.11-slim AS build
-# Where your index gives a torch with CUDA, name one with its CPU wheels: --build-arg PIP_EXTRA_INDEX_URL=…
+# If your index provides torch with CUDA, name an index of CPU wheels: --build-arg PIP_EXTRA_INDEX_URL=…
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 WORKDIR /source

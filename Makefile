@@ -1,15 +1,28 @@
 # `make demo` and `make test` do everything on a fresh machine; both build .venv first.
+# `make test-quick` is for between changes: lint, types and the tests of the core, in under two minutes.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test docs bench bench-quick faults fuzz lint types install install-dev install-docs clean
+.PHONY: demo test test-quick mutants pins docs bench bench-quick faults fuzz lint types install install-dev install-docs clean
 
 demo: install
 	$(BIN)/fewclip demo --out demo
 
 test: install-dev lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -rs
+
+# Rooms below the commands. Two processes: all else of these tests runs in one thread.
+test-quick: install-dev lint types
+	$(BIN)/python -m pytest -n 2 -m "not slow and not browser and not ray" tests/house tests/methods tests/training tests/data tests/clip
+
+# deliberate mistakes in src, each of which a test must catch
+mutants: install-dev
+	$(BIN)/python tests/mutate.py
+
+# constraints.txt with every Python that pyproject.toml claims
+pins: install-dev
+	$(BIN)/python tests/support/check_pins.py
 
 fuzz: install-dev
 	$(BIN)/python tests/support/fuzz.py --minutes $(or $(MINUTES),10)

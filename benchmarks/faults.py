@@ -2,9 +2,10 @@
 
     python benchmarks/faults.py --times 100 --json rows.json       (make faults)
 
-Each is begun in a new folder, killed (SIGKILL, with all its processes) at a moment drawn evenly over the time that it takes
-undisturbed, looked at, begun again and perhaps killed again, and at last left alone. Nothing finished may be lost, nothing
-half-written be read, and the end must be that of an undisturbed run, weights bit for bit. Exit status 1 if anything is wrong.
+Each is started in a new folder, killed (SIGKILL, with all its processes) at a moment drawn evenly over the time that it takes
+undisturbed, inspected, started again and perhaps killed again, and at last left alone. Nothing finished may be lost, nothing
+half-written may be read, and the end must be that of an undisturbed run, weights bit for bit. Exit status 1 if anything is
+wrong.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,11 +40,12 @@ from trials import TRIALS, Trial, Wrong
 Row = dict[str, Any]
 SECTIONS = ("kills", "full disk", "no rights", "two writers")
 NOBODY = 65534
+SEPARATOR = "-- now without rights --"
 NEW_MOUNTS, NEW_USER, PRIVATE = 0x20000, 0x10000000, 0x44000
 
 
 class Table:
-    """Rows as they come, and what went wrong."""
+    """What was tried, printed as it ends."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
@@ -53,7 +56,7 @@ class Table:
 
 
 def folders(root: Path) -> Iterator[Path]:
-    """New ones, each deleted when the next is asked for."""
+    """New folders, each deleted when the next is asked for."""
     while True:
         folder = Path(tempfile.mkdtemp(dir=root))
         yield folder
@@ -61,7 +64,7 @@ def folders(root: Path) -> Iterator[Path]:
 
 
 def calm(trial: Trial, root: Path) -> dict[str, float]:
-    """Seconds of each variant undisturbed; the first gives what all must end with."""
+    """Seconds that each variant takes undisturbed; the first also gives what all must end with."""
     seconds: dict[str, float] = {}
     for variant in dict.fromkeys(trial.variants):
         folder = Path(tempfile.mkdtemp(dir=root))
@@ -78,7 +81,7 @@ def calm(trial: Trial, root: Path) -> dict[str, float]:
 
 
 def kills(trial: Trial, times: int, chance: random.Random, root: Path, seconds: dict[str, float]) -> Row:
-    """Kill until it was done `times` times."""
+    """Kill, inspect and start again until there were `times` kills."""
     phases: Counter[str] = Counter()
     wrong: list[str] = []
     done = cycles = 0
@@ -107,7 +110,7 @@ def kills(trial: Trial, times: int, chance: random.Random, root: Path, seconds: 
 
 
 def one_sentence(ended: Ended) -> bool:
-    """Whether it said what was wrong as the command line does."""
+    """Whether it reported the mistake as the command line does."""
     lines = [line for line in ended.said.splitlines() if line.startswith("fewclip ")]
     return ended.status == 2 and len(lines) == 1 and "Traceback" not in ended.said
 
@@ -141,7 +144,7 @@ def full_disk(trial: Trial, times: int, chance: random.Random, disk: Path) -> Ro
 
 
 def on_small_disk(work: Callable[[Path], Row], root: Path) -> Row:
-    """What `work` finds on a file system of a few megabytes that only a child of this process sees."""
+    """The row that `work` makes on a file system of a few megabytes, which only a child of this process sees."""
     answer, disk = root / "answer", root / "disk"
     disk.mkdir(exist_ok=True)
     child = os.fork()
@@ -161,7 +164,7 @@ def on_small_disk(work: Callable[[Path], Row], root: Path) -> Row:
 
 
 def mount(disk: Path) -> str | None:
-    """Make `disk` a small file system, for this process and its children; why that can't be, or None."""
+    """Make `disk` a small file system, for this process and its children. Returns why that is not possible, or None."""
     libc, user = ctypes.CDLL(None, use_errno=True), os.getuid()
     if libc.unshare(NEW_MOUNTS | (NEW_USER if user else 0)):
         return f"no mounts of its own: {os.strerror(ctypes.get_errno())}"
@@ -174,7 +177,7 @@ def mount(disk: Path) -> str | None:
 
 
 def no_rights(trial: Trial, root: Path) -> Row:
-    """A folder that its user may not write to, and a path below a file."""
+    """A folder that the user may not write to, and a path below a file."""
     ends: dict[str, str] = {}
     wrong = []
     for kind in ("a folder of another", "a path below a file"):
@@ -185,7 +188,15 @@ def no_rights(trial: Trial, root: Path) -> Row:
             place = root / f"file {trial.name}" / "sub"
             place.parent.write_text("")
 
-        def work(place: Path = place) -> int:
+        rehearsal = Path(tempfile.mkdtemp(dir=root))
+
+        def work(place: Path = place, rehearsal: Path = rehearsal) -> int:
+            # Once with all rights, so that what is imported on the way (which another user may not be allowed to read) is
+            # there, and what is tried is the command's own work.
+            trial.begin(rehearsal, trial.variants[0])
+            if status := trial.work():
+                return status
+            print(SEPARATOR, flush=True)
             if os.getuid() == 0:
                 os.setgroups([])
                 os.setgid(NOBODY)
@@ -194,6 +205,11 @@ def no_rights(trial: Trial, root: Path) -> Row:
             return trial.work()
 
         ended = run(work, root / "log")
+        shutil.rmtree(rehearsal)
+        rehearsed, separator, said = ended.said.partition(SEPARATOR)
+        if not separator:
+            raise SystemExit(f"{trial.name} does not work with all rights: {rehearsed}")
+        ended = replace(ended, said=said)
         ends[kind] = "refused in one sentence" if one_sentence(ended) else f"status {ended.status}"
         if not one_sentence(ended):
             wrong.append(f"{kind}: status {ended.status}: {ended.said[-1500:]}")

@@ -69,7 +69,7 @@ def end(child: int, log: Path, began: float, seconds: float | None = None) -> En
     """Kill a child's group when `seconds` have passed since it began, or wait for its end.
 
     Raises:
-        TimeoutError: work that was not to be killed goes on for minutes.
+        TimeoutError: work that was not to be killed runs for minutes.
     """
     until = began + (PATIENCE if seconds is None else seconds)
     status: int | None = None

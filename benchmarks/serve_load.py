@@ -184,7 +184,7 @@ def main() -> None:
             assert server.stdout is not None
             found = re.search(r"http://(\S+)", server.stdout.readline())
             assert found, "the server did not start"
-            what = (bodies, expected, classifier.classes_)
+            what = (bodies, expected, classifier.adapter_.classes)
             load(found[1], 1, 1.0, *what)  # warm
             for clients in map(int, options.clients.split(",")):
                 before = batches(found[1])

@@ -130,7 +130,7 @@ class Fit(Trial):
         if self.finished:
             return "with the new adapter finished"
         if CHECKPOINT in names:
-            return "training, behind a checkpoint"
+            return "training, after a checkpoint"
         return "before the first checkpoint" if LOCK in names else "before the output was touched"
 
     def judge(self, ended: Ended) -> None:
@@ -219,7 +219,7 @@ class Predict(Trial):
         return f"with {'some' if parts else 'no'} parts finished"
 
     def known(self) -> set[str]:
-        return {self.file.name, "lock", "job.json"}
+        return {self.file.name, "job.json"}
 
 
 class Save(Trial):

@@ -16,7 +16,7 @@ from fewclip.adapters.config import TrainingSummary
 from fewclip.clip.model import CLIP
 from fewclip.clip.templates import find_template
 from fewclip.data.dataset import Dataset
-from fewclip.data.labels import class_name, read_label
+from fewclip.data.labels import LabelsLike, class_name, read_label
 from fewclip.data.names import check_names, key, match
 from fewclip.data.read import Data, paired, read_data
 from fewclip.data.validation import held_out
@@ -63,7 +63,7 @@ class FewShotClassifier(Estimator):
     def fit(
         self,
         data: Data | Sequence[Any],
-        labels: Sequence[str | int] | None = None,
+        labels: LabelsLike | None = None,
         *,
         val: Data | Sequence[Any] | None = None,
         checkpoint: str | Path | None = None,
@@ -161,7 +161,7 @@ class FewShotClassifier(Estimator):
         adapter = self._fitted()
         return np.array(adapter.numbers, np.int64) if adapter.numbers else np.array(adapter.classes)
 
-    def add_classes(self, names: Sequence[str | int]) -> FewShotClassifier:
+    def add_classes(self, names: LabelsLike) -> FewShotClassifier:
         """Let `predict` choose from further classes too, recognised from their names only.
 
         Where labels are whole numbers, a further class is a number (named by `class_names`), or a name, which gets the
@@ -199,7 +199,7 @@ class FewShotClassifier(Estimator):
 
     # Predicting
 
-    def predict_proba(self, images: Any, classes: Sequence[str | int] | None = None) -> np.ndarray:
+    def predict_proba(self, images: Any, classes: LabelsLike | None = None) -> np.ndarray:
         """Probabilities (images, classes), float32; each row sums to 1.
 
         Args:
@@ -216,7 +216,7 @@ class FewShotClassifier(Estimator):
         """
         return torch.softmax(self.scores(images, classes), dim=-1).numpy()
 
-    def predict(self, images: Any, classes: Sequence[str | int] | None = None) -> np.ndarray:
+    def predict(self, images: Any, classes: LabelsLike | None = None) -> np.ndarray:
         """The label of the most probable class of each image: (images,), as `classes_` or `classes` has it. Arguments and
         errors as `predict_proba`."""
         if classes is None:
@@ -226,11 +226,11 @@ class FewShotClassifier(Estimator):
             labels = np.array(given, dtype=None if len({type(label) for label in given}) == 1 else object)
         return labels[self.scores(images, classes).argmax(dim=-1).numpy()]
 
-    def scores(self, images: Any, classes: Sequence[str | int] | None = None) -> Float[Tensor, "images classes"]:
+    def scores(self, images: Any, classes: LabelsLike | None = None) -> Float[Tensor, "images classes"]:
         """Logits in float32, on the CPU. Arguments and errors as `predict_proba`."""
         return self._fitted().scores(images, None if classes is None else self._names(self._labels(classes)))
 
-    def score(self, data: Data | Sequence[Any], labels: Sequence[str | int] | None = None, **unsupported: Any) -> float:
+    def score(self, data: Data | Sequence[Any], labels: LabelsLike | None = None, **unsupported: Any) -> float:
         """Accuracy as a share, 0 to 1, on whatever `fit` takes; the candidates are `classes_`.
 
         Images that were trained on count too; `fewclip.bench.evaluation` leaves them out.

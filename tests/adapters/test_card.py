@@ -74,15 +74,15 @@ def test_it_states_what_the_adapter_holds() -> None:
         "f" * 64,
         "`pets`",
         "| Training images | `8` |",
-        "| Images of each class | `4` |",
+        "| Images per class | `4` |",
         "| Seed | `1` |",
         "Trained (2): `cat`, `dog`",
-        "Added by name alone (1): `zebra`",
+        "Added by name (1): `zebra`",
         "`a photo of a {}.`",
         "| `alpha` | `0.7` |",
         "| `lr` | `0.001` |",
         'FewShotClassifier.load("me/pets")',
-        "None were given.",
+        "None are stated.",
         "`mit`.",
     ):
         assert said in card, said
@@ -91,9 +91,9 @@ def test_it_states_what_the_adapter_holds() -> None:
 def test_what_is_not_known_is_said_to_be_so() -> None:
     card = model_card(replace(CONFIG, training=TrainingSummary(), backbone="my.safetensors"), 1)
     assert card.count("not recorded") >= 4
-    assert "Not stated by whoever made this card" in card
+    assert "Not stated. The backbone" in card
     assert {"license", "base_model", "model-index"} & {*metadata(card)} == set()
-    assert 'backbone="its file or folder"' in card
+    assert 'give its file or folder as `backbone="…"`' in card
 
 
 def test_a_method_that_knows_no_new_classes_is_no_zero_shot_classifier() -> None:
@@ -113,12 +113,20 @@ def test_many_classes_are_folded() -> None:
 
 
 def test_results_are_an_index_and_a_table() -> None:
-    results = [Stated("base-to-novel", "pets", "test", "novel", 18, 1788, 97.66)]
+    results = [
+        Stated("base-to-novel", "pets", "test", "novel", 18, 1788, 97.66),
+        Stated("base-to-novel", "pets", "test", "base", 19, 1881, 95.5),
+        Stated("few-shot", "pets", "test", "all", 37, 3669, 92.0),
+        Stated("fewclip eval", "pets", "test", "all", 37, 3669, 91.0),
+    ]
     card = model_card(CONFIG, 1, repo="me/pets", results=results)
-    (index,) = metadata(card)["model-index"]
-    (said,) = index["results"]
-    assert (index["name"], said["dataset"]["name"]) == ("pets", "pets, novel classes")
-    assert said["metrics"] == [{"type": "accuracy", "value": 97.66, "name": "Accuracy (%)"}]
+    parsed: Any = ModelCard(card).data
+    assert parsed.model_name == "pets"
+    stated = [(r.task_name, r.dataset_name, r.dataset_split, r.metric_value) for r in parsed.eval_results]
+    assert stated == [(r.protocol, f"pets, {r.split} classes", "test", r.accuracy) for r in results]
+    (index,) = yaml.safe_load(card.split("---\n")[1])["model-index"]
+    assert len(index["results"]) == 4, "none is put under the name of another"
+    assert index["results"][0]["metrics"] == [{"type": "accuracy", "value": 97.66, "name": "Accuracy (%)"}]
     assert "| `base-to-novel` | `pets` | `test` | `novel` | 18 | 1788 | 97.66 |" in card
 
 

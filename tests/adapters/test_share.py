@@ -15,7 +15,7 @@ from typing import Any
 import huggingface_hub
 import numpy as np
 import pytest
-from hub_standin import TOKEN, Hub, Repo, point
+from hub_standin import ROUTES, TOKEN, Hub, Repo, point
 from huggingface_hub import ModelCard, constants
 from pictures import picture
 
@@ -73,7 +73,7 @@ def test_push_and_load(hub: Hub, fitted: Path, backbone: CLIP) -> None:
     assert metadata(card)["license"] == "mit"
     assert f'FewShotClassifier.load("{MINE}")' in card
     again = FewShotClassifier.load(MINE, backbone=backbone)
-    assert again.classes_ == ["blue", "red", "a zebra"]
+    assert again.adapter_.classes == ["blue", "red", "a zebra"]
     np.testing.assert_array_equal(again.predict_proba(IMAGE), classifier.predict_proba(IMAGE))
     assert again.adapter_.train_keys == classifier.adapter_.train_keys != []
     assert again.adapter_.weights_sha256 == classifier.adapter_.weights_sha256
@@ -91,15 +91,15 @@ def test_branches(hub: Hub, fitted: Path, backbone: CLIP, tmp_path: Path) -> Non
     first = FewShotClassifier.load(fitted, backbone=backbone)
     first.push_to_hub(MINE)
     first.add_classes(["cat"]).push_to_hub(MINE, revision="with-cats")
-    assert FewShotClassifier.load(MINE, backbone=backbone).classes_ == ["blue", "red"]
+    assert FewShotClassifier.load(MINE, backbone=backbone).adapter_.classes == ["blue", "red"]
     for arguments in ({"revision": "with-cats"}, {"revision": hub.repos[MINE].branches["with-cats"]}):
-        assert FewShotClassifier.load(MINE, backbone=backbone, **arguments).classes_ == ["blue", "red", "cat"]
-    assert FewShotClassifier.load(f"{MINE}@with-cats", backbone=backbone).classes_ == ["blue", "red", "cat"]
+        assert FewShotClassifier.load(MINE, backbone=backbone, **arguments).adapter_.classes == ["blue", "red", "cat"]
+    assert FewShotClassifier.load(f"{MINE}@with-cats", backbone=backbone).adapter_.classes == ["blue", "red", "cat"]
     with pytest.raises(AdapterError, match="me/pets has no revision 'none'"):
         FewShotClassifier.load(MINE, revision="none")
-    with pytest.raises(AdapterError, match="give one of them"):
+    with pytest.raises(AdapterError, match="give only one of them"):
         FewShotClassifier.load(f"{MINE}@main", revision="with-cats")
-    with pytest.raises(AdapterError, match="is a local folder or no name"):
+    with pytest.raises(AdapterError, match="is a local folder or not a name"):
         FewShotClassifier.load(fitted, revision="main")
     before = dict(hub.repos[MINE].branches)
     assert first.push_to_hub(MINE, create_pr=True, license="mit") == f"{hub.endpoint}/{MINE}/discussions/1"
@@ -115,7 +115,7 @@ def test_a_local_folder_goes_first(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(fitted, MINE)
     asked = len(hub.requests)
-    assert FewShotClassifier.load(MINE, backbone=backbone).classes_ == ["blue", "red"]
+    assert FewShotClassifier.load(MINE, backbone=backbone).adapter_.classes == ["blue", "red"]
     assert len(hub.requests) == asked
 
 
@@ -223,11 +223,11 @@ def test_no_path_and_on_request_no_file_name_is_published(
     ("arguments", "says"),
     [
         (["pets"], "expected user/name"),
-        (["me/pe ts"], "is no name of a repository"),
-        (["me/a--b"], "is no name of a repository"),
-        (["me/pets/x"], "is no name of a repository"),
-        (["../pets"], "is no name of a repository"),
-        ([MINE, "--licence", "My own"], "no identifier of the Hugging Face hub: expected one such as mit"),
+        (["me/pe ts"], "is not the name of a repository"),
+        (["me/a--b"], "is not the name of a repository"),
+        (["me/pets/x"], "is not the name of a repository"),
+        (["../pets"], "is not the name of a repository"),
+        ([MINE, "--licence", "My own"], "not an identifier of the Hugging Face hub: expected one such as mit"),
         ([MINE, "--licence", "not-a-licence"], '"license" must be one of'),
         ([MINE, "--results", "none.jsonl"], "There are no results"),
         ([MINE, "--card", "none.md"], "The card none.md can't be used"),
@@ -245,7 +245,7 @@ def test_mistakes_of_pushing(arguments: list[str], says: str, hub: Hub, fitted: 
 
 def test_nothing_private_goes_to_a_public_repository(hub: Hub, fitted: Path, backbone: CLIP) -> None:
     hub.repos[MINE] = Repo()
-    with pytest.raises(OutputError, match="exists already and is public.*Nothing was pushed"):
+    with pytest.raises(OutputError, match="already exists and is public.*Nothing was pushed"):
         FewShotClassifier.load(fitted, backbone=backbone).push_to_hub(MINE, private=True)
     assert len(hub.repos[MINE].messages) == 1
 
@@ -287,7 +287,7 @@ def test_only_what_is_needed_is_downloaded_and_only_once(hub: Hub, fitted: Path,
     [
         (lambda repo: repo.said_sizes.update({WEIGHTS: 1 << 40}), "far more than an adapter has", []),
         (lambda repo: repo.said_sizes.update({CONFIG: 1 << 30}), "far more than an adapter has", []),
-        (lambda repo: repo.commits.update({repo.branches["main"]: {"model.bin": b""}}), "holds no fewclip adapter", []),
+        (lambda repo: repo.commits.update({repo.branches["main"]: {"model.bin": b""}}), "is not a fewclip adapter", []),
         (
             lambda repo: repo.commit("main", {CONFIG: b'{"peft_type": "LORA"}'}, ""),
             "can't be read as an adapter of fewclip",
@@ -304,6 +304,25 @@ def test_what_is_no_adapter_is_refused_before_it_is_read(
     with pytest.raises(AdapterError, match=says):
         FewShotClassifier.load(MINE)
     assert hub.downloaded() == downloads
+
+
+def test_an_adapter_that_is_changed_meanwhile(
+    hub: Hub, fitted: Path, backbone: CLIP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was described, and found to be of a bearable size, is not what would be downloaded."""
+    repo, describe = put(hub, fitted), Hub.describe
+
+    def change(self: Hub, *asked: Any) -> Any:
+        answer = describe(self, *asked)
+        repo.commit("main", {"notes.txt": str(len(repo.messages)).encode()}, "meanwhile")
+        return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hub_standin.ROUTES", [(p, change if a is describe else a) for p, a in ROUTES])
+        with pytest.raises(AdapterError, match="me/pets was changed while it was being read: try again"):
+            FewShotClassifier.load(MINE, backbone=backbone)
+        assert hub.downloaded() == [CONFIG]
+    assert FewShotClassifier.load(MINE, backbone=backbone).adapter_.classes == ["blue", "red"]
 
 
 def test_a_hub_that_hides_sizes_is_checked_behind_the_download(
@@ -332,7 +351,7 @@ def test_an_adapter_for_another_backbone(hub: Hub, fitted: Path, other_backbone_
         ),
         ("private", "", "There is no repository me/pets .* if it is private, log in"),
         ("private", "hf_wrong", "There is no repository me/pets"),
-        ("gated", "", "me/pets is gated: ask for access on its page .* log in"),
+        ("gated", "", "me/pets is gated: ask for access on https:.* log in"),
     ],
 )
 def test_no_access(kind: str, token: str, says: str, hub: Hub, fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,12 +367,12 @@ def test_a_token_in_the_call_opens_a_private_repository(
 ) -> None:
     put(hub, fitted, kind="private")
     monkeypatch.setenv("HF_TOKEN", "")
-    assert FewShotClassifier.load(MINE, backbone=backbone, token=TOKEN).classes_ == ["blue", "red"]
+    assert FewShotClassifier.load(MINE, backbone=backbone, token=TOKEN).adapter_.classes == ["blue", "red"]
 
 
 @pytest.mark.parametrize("name", ["me/a--b", "me/x.git", "me/.x", "me/x."])
 def test_a_bad_name_is_said_to_be_one(name: str, hub: Hub) -> None:
-    with pytest.raises(AdapterError, match="is no name of a repository on the Hugging Face hub"):
+    with pytest.raises(AdapterError, match="is not the name of a repository on the Hugging Face hub"):
         FewShotClassifier.load(name)
     assert not hub.requests
 
@@ -394,8 +413,8 @@ def test_the_cache_layout_by_hand(
     shutil.copytree(fitted, place / "snapshots" / commit)
     (place / "refs").mkdir()
     (place / "refs" / "main").write_text(commit)
-    assert FewShotClassifier.load(MINE, backbone=backbone).classes_ == ["blue", "red"]
-    assert FewShotClassifier.load(MINE, backbone=backbone, revision=commit).classes_ == ["blue", "red"]
+    assert FewShotClassifier.load(MINE, backbone=backbone).adapter_.classes == ["blue", "red"]
+    assert FewShotClassifier.load(MINE, backbone=backbone, revision=commit).adapter_.classes == ["blue", "red"]
 
 
 @pytest.mark.parametrize("place", ["tiny.safetensors", "clip/..", "~/clip", "./clip", "a/b/c", "/etc/passwd", ""])
@@ -425,4 +444,4 @@ def test_the_python_of_the_documentation(hub: Hub, tmp_path: Path, monkeypatch: 
     for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
         exec(block, names)
     assert hub.repos[MINE].private
-    assert names["again"].classes_ == ["cat", "dog"]
+    assert names["again"].adapter_.classes == ["cat", "dog"]

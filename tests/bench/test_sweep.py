@@ -361,6 +361,7 @@ def test_killed_at_random_and_resumed_gives_the_same_rows(photos: Path, backbone
 # Ray
 
 
+@pytest.mark.ray
 def test_ray_gives_the_same_rows_though_a_worker_is_killed(photos: Path, backbone_file: Path, tmp_path: Path) -> None:
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'fewclip[ray]'")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -388,6 +389,7 @@ def test_ray_gives_the_same_rows_though_a_worker_is_killed(photos: Path, backbon
     assert found(rows) == found(sweep(runs, Where(out=str(tmp_path / "a")), here))
 
 
+@pytest.mark.ray
 def test_no_ray_cluster_gives_a_sentence(
     photos: Path, backbone_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -495,7 +497,7 @@ def _env() -> dict[str, str]:
     return {**os.environ, **_paths(), "OMP_NUM_THREADS": "1"}
 
 
-def _wait_for(ready: Callable[[], bool], seconds: float = 60) -> None:
+def _wait_for(ready: Callable[[], bool], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not ready():
         assert time.monotonic() < end, "waited in vain"

@@ -136,6 +136,7 @@ def test_the_image_that_ends_its_process_is_found(
     assert errors == [DEADLY if n == 5 else None for n in range(len(members))]
 
 
+@pytest.mark.ray
 def test_ray_gives_the_same_rows_though_an_actor_is_killed(adapter: Path, tmp_path: Path) -> None:
     ray: Any = pytest.importorskip("ray", reason="Ray is not installed: pip install 'fewclip[ray]'")
     pytest.importorskip("ray.data", reason="Ray Data is not installed: pip install 'fewclip[ray]'")

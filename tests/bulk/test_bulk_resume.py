@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def test_what_is_done_is_not_done_again(adapter: Path, folder: Path, tmp_path: P
     assert done.before == 4
     make(adapter, folder, tmp_path / "calm.parquet")
     assert out.read_bytes() == (tmp_path / "calm.parquet").read_bytes()
-    assert sorted(p.name for p in work.iterdir()) == ["job.json", "lock"]
+    assert sorted(p.name for p in work.iterdir()) == ["job.json"]
     again = make(adapter, folder, out, executor=stops_after(0))
     assert again.before == again.rows == len(IMAGES)
 
@@ -76,12 +77,12 @@ def test_parts_of_something_else_are_not_mixed_in(
         make(adapter, folder, out, executor=stops_after(1))
     other = fitted("mmrl", tmp_path / "other", backbone_file)
     for changed, name in (({"top": 2}, "top"), ({"classes": ("red",)}, "classes"), ({"probabilities": True}, "prob")):
-        with pytest.raises(OutputError, match=f"was begun with another {name}.*--overwrite"):
+        with pytest.raises(OutputError, match=f"was started with another {name}.*--overwrite"):
             make(adapter, folder, out, **changed)
-    with pytest.raises(OutputError, match="was begun with another adapter"):
+    with pytest.raises(OutputError, match="was started with another adapter"):
         make(other, folder, out)
     (folder / "red" / "0.png").write_bytes(png("blue", 77))
-    with pytest.raises(OutputError, match="was begun with another source"):
+    with pytest.raises(OutputError, match="was started with another source"):
         make(adapter, folder, out)
     assert make(adapter, folder, out, overwrite=True).before == 0
     with pytest.raises(OutputError, match="exists already"):
@@ -115,13 +116,15 @@ def test_a_second_writer_is_refused(adapter: Path, folder: Path, tmp_path: Path)
     refused: list[str] = []
 
     def executor(orders: Sequence[Order], spec: Spec, finish: Finish) -> None:
-        with pytest.raises(OutputError, match="Another process is writing") as error:
-            make(adapter, folder, tmp_path / "out.parquet")
-        refused.append(str(error.value))
+        with ThreadPoolExecutor(1) as other:
+            error = other.submit(make, adapter, folder, tmp_path / "out.parquet").exception()
+        refused.append(str(error))
         here(orders, spec, finish)
 
     make(adapter, folder, tmp_path / "out.parquet", executor=executor)
-    assert refused
+    assert refused == [
+        f"Another process is writing to {tmp_path / 'out.parquet'}: wait until it has ended, or give another output."
+    ]
     assert len(read(tmp_path / "out.parquet")) == len(IMAGES)
 
 

@@ -92,13 +92,14 @@ def test_anything_else_is_refused(backbone: CLIP, images: list[Image.Image], lab
 
 
 def test_other_mistakes_with_labels(backbone: CLIP, images: list[Image.Image]) -> None:
-    for labels, says in (
+    wrong: list[tuple[Any, str]] = [
         ("red", "The labels are 'red': expected one label for each image"),
         (7, "The labels are 7"),
         (NUMBERS[1:], "12 images were given with 11 labels"),
         (["red", *NUMBERS[1:]], r"mix text \('red'\) and whole numbers \(10\)"),
         (np.eye(3)[[0] * 4 + [1] * 4 + [2] * 4], "Label 0 is .*several values"),
-    ):
+    ]
+    for labels, says in wrong:
         with pytest.raises(DataError, match=says):
             probe(backbone).fit(images, labels)
 
@@ -134,12 +135,13 @@ def test_candidates_and_further_classes(backbone: CLIP, images: list[Image.Image
     assert classifier.adapter_.classes == ["2", "10", "30", "a zebra", "a horse", "7"]
     assert classifier.predict(images, "a zebra").tolist() == 12 * ["a zebra"]
     before = classifier.classes_.tolist()
-    for wrong, kind, says in (
+    mistakes: list[tuple[Any, type[Exception], str]] = [
         ([8, "a cow"], DataError, "mix names and whole numbers"),
         ([7], PromptError, "make the same prompt"),
         ([9, 9.5], DataError, "Class 1 is 9.5"),
         (["a cow", ""], PromptError, "class name"),
-    ):
+    ]
+    for wrong, kind, says in mistakes:
         with pytest.raises(kind, match=says):
             classifier.add_classes(wrong)
         assert classifier.classes_.tolist() == before

@@ -157,7 +157,7 @@ def test_without_scikit_learn_the_page_shows_the_repr(monkeypatch: pytest.Monkey
 
 def test_html(classifier: FewShotClassifier, images: list[Image.Image], names: np.ndarray) -> None:
     for part in (classifier, make_pipeline(FunctionTransformer(), classifier)):
-        page = part._repr_html_()
+        page = str(part._repr_html_())
         assert "FewShotClassifier" in page
         assert "Not fitted" in page
     assert "Not fitted" not in str(classifier.fit(images, names)._repr_html_())

@@ -60,7 +60,9 @@ def test_folder_mistakes(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No images were given"):
         read_data([])
     with pytest.raises(DataError, match="Expected pairs"):
-        read_data([("a.png", 3)])
+        read_data([("a.png", "cat", 3)])  # type: ignore[list-item]
+    with pytest.raises(DataError, match=r"Label 1 is 3\.5"):
+        read_data([("a.png", 3), ("b.png", 3.5)])  # type: ignore[list-item]
 
 
 def test_only_and_halves() -> None:

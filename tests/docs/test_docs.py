@@ -158,7 +158,7 @@ def test_every_method_is_described() -> None:
     page = (ROOT / "docs/methods.md").read_text()
     for name, method in METHODS.items():
         assert f"**{name}**" in page, name
-        if method.parameters_b16 not in ("0", "8,192 a class (16 shots)"):
+        if method.parameters_b16 not in ("0", "8,192 per class (16 shots)"):
             assert f"**{name}** ({method.parameters_b16})" in page, name
 
 
@@ -170,7 +170,7 @@ def test_choosing_says_what_the_methods_say() -> None:
         method = METHODS[name.strip("`")]
         assert new.startswith("yes") == bool(method.new_classes), name
         settings = TrainSettings(**method.train_settings)
-        epochs = str(settings.epochs) if settings.epochs else f"{settings.steps_per_shot} steps a shot"
+        epochs = str(settings.epochs) if settings.epochs else f"{settings.steps_per_shot} steps per shot"
         assert schedule == (f"{epochs}, {settings.batch_size}" if "steps" in training else ""), name
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-import subprocess
-import sys
 
+import mmrl_plain
 import pytest
 import torch
 from documents import ROOT
@@ -106,12 +105,10 @@ def test_parameters() -> None:
             assert f"{counted:,}" == count.strip("*"), name
 
 
-def test_the_plain_program_agrees_with_the_library() -> None:
+def test_the_plain_program_agrees_with_the_library(capsys: pytest.CaptureFixture[str]) -> None:
     """What it prints: two methods, three steps each, one loss."""
-    done = subprocess.run(
-        [sys.executable, "examples/mmrl_plain.py"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    steps = re.findall(r"loss (\S+), fewclip's (\S+); gradients differ by (\S+),", done.stdout)
+    mmrl_plain.main()
+    steps = re.findall(r"loss (\S+), fewclip's (\S+); gradients differ by (\S+),", capsys.readouterr().out)
     assert len(steps) == 6
     for here, fewclips, apart in steps:
         assert here == fewclips

@@ -1,4 +1,4 @@
-"""The documentation as a site: it builds without a warning, asks for nothing from elsewhere, and can be read and searched."""
+"""The documentation as a site: it builds without a warning, loads nothing from elsewhere, and can be read and searched."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ LOOKED_AT = (
     "choosing.html",
     "api/classifier.html",
     "results/index.html",
+    "equations.html",
     "performance.html",
 )
 DOCUMENTED = (
@@ -161,20 +162,20 @@ def web(site: Path) -> Iterator[str]:
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_in_a_browser(browser: Any, site: Path, width: int, scheme: str) -> None:
-    """From the disk: no request but to it, no error, no sideways scroll, the reader's light or dark."""
+    """From the disk: no other request, no error, no sideways scroll, light or dark as the reader prefers."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     tab = context.new_page()
-    said: list[str] = []
-    asked: list[str] = []
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.on("request", lambda request: asked.append(request.url))
+    messages: list[str] = []
+    requests: list[str] = []
+    tab.on("console", lambda message: messages.append(message.text))
+    tab.on("pageerror", lambda error: messages.append(str(error)))
+    tab.on("request", lambda request: requests.append(request.url))
     for page in LOOKED_AT:
         tab.goto((site / page).as_uri())
         assert tab.evaluate("document.documentElement.scrollWidth") <= width, page
         assert tab.evaluate("document.body.dataset.mdColorScheme") == {"light": "default", "dark": "slate"}[scheme]
-    assert said == []
-    assert [url for url in asked if not url.startswith((site.as_uri(), "data:", "about:"))] == []
+    assert messages == []
+    assert [url for url in requests if not url.startswith((site.as_uri(), "data:", "about:"))] == []
     context.close()
 
 

@@ -173,7 +173,7 @@ def test_accumulation_takes_the_same_steps_or_is_refused(backbone: CLIP, pairs: 
         assert float((value - other).float().norm()) <= 1e-3 * max(1.0, float(value.float().norm())), key
 
 
-def test_published_training_stands_where_the_user_says_nothing(backbone: CLIP) -> None:
+def test_published_training_holds_where_the_user_sets_nothing() -> None:
     def settings(name: str, **given: Any) -> TrainSettings:
         return split_settings(name, given)[0]
 
@@ -204,13 +204,20 @@ def test_every_setting_of_a_method_is_its_own() -> None:
         ("tcp", {"context_tokens": 2}, "context_tokens is 2"),
         ("mma", {"first_layer": 5}, "layer 5 to 4"),
         ("maple", {"depth": 0}, "depth is 0"),
-        ("clip-lora", {"projections": "x"}, "projections 'x'"),
+        ("clip-lora", {"projections": "x"}, "projections is 'x'"),
         ("clip-lora", {"layers": (9,)}, r"layers is \(9,\)"),
         ("clip-adapter", {"ratio": 2.0}, "ratio is 2.0"),
         ("proda", {"prompt_batch": 99}, "prompt_batch is 99"),
         ("rpo", {"prompts": 0}, "prompts is 0"),
         ("linear-probe", {"c": 0.0}, "c is 0.0"),
-        ("tip-adapter", {"passes": 0}, "passes"),
+        ("tip-adapter", {"passes": 0}, "passes is 0"),
+        ("provp", {"keep": 1.5}, "keep is 1.5, but it must be between 0 and 1"),
+        ("promptsrc", {"average_std": 0.0}, "average_std is 0.0, but it must be above 0"),
+        ("cocoop", {"reduction": 0}, "reduction is 0, but it must be at least 1"),
+        ("prograd", {"temperature": 0.0}, "temperature is 0.0"),
+        ("kgcoop", {"kg_weight": -1.0}, "kg_weight is -1.0, but it must be 0 or more"),
+        ("clip-lora", {"dropout": 1.0}, "dropout is 1.0"),
+        ("plot", {"words": ()}, "words is empty"),
     ],
 )
 def test_refuses_settings_that_make_no_method(name: str, settings: dict[str, Any], says: str) -> None:

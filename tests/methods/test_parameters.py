@@ -52,8 +52,8 @@ def test_parameters_on_vit_b16(vit_b16: CLIP, name: str) -> None:
 
 def test_the_others_depend_on_the_data() -> None:
     assert set(METHODS) - set(COUNTS) == {"linear-probe", "tip-adapter-f"}
-    assert METHODS["linear-probe"].parameters_b16 == f"{512 + 1} a class"
-    assert METHODS["tip-adapter-f"].parameters_b16 == f"{16 * 512:,} a class (16 shots)"
+    assert METHODS["linear-probe"].parameters_b16 == f"{512 + 1} per class"
+    assert METHODS["tip-adapter-f"].parameters_b16 == f"{16 * 512:,} per class (16 shots)"
 
 
 def test_of_other_published_settings(vit_b16: CLIP) -> None:

@@ -182,7 +182,7 @@ def test_links_and_pipes(tmp_path: Path) -> None:
     for name in ("pipe.png", "zero.png", "loop.png"):
         with pytest.raises(DataError, match="does not exist: give the path of an image"):
             read_image(tmp_path / name)
-    with pytest.raises(DataError, match="it is no regular file"):
+    with pytest.raises(DataError, match="it is not a regular file"):
         read_data(tmp_path / "pipe.csv")
     with pytest.raises(DataError, match=r"variants\.txt can't be read"):
         read_data(tmp_path)

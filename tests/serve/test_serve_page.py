@@ -77,7 +77,7 @@ def test_upload_add_and_rank(browser: Any, address: str, tmp_path: Path, width: 
     tab.locator("#answer li").nth(4).wait_for()
     assert set(tab.locator("#answer .name").all_inner_texts()) == {*COLOURS, "tram", "<img src=x onerror=alert(1)>"}
     assert tab.locator("#answer .kind", has_text="new").count() == 2
-    assert tab.inner_text("#name-error") == "Already there: RED."
+    assert tab.inner_text("#name-error") == "Already listed: RED."
     assert tab.locator("#chips li.new").count() == 2
     assert tab.evaluate("document.documentElement.scrollWidth") == width
     lowest, text = tab.evaluate(CONTRASTS)
@@ -174,7 +174,7 @@ def test_slow_clients_are_hung_up_on(address: str, kind: str) -> None:
         seconds = time.monotonic() - started
     assert status in said.split(b"\r\n")[0]
     assert (said == b"") == (status == b"")
-    assert 1.2 < seconds < 7
+    assert 1.2 < seconds < 10
     with urllib.request.urlopen(f"{address}/healthz") as answer:
         assert answer.status == 200
 

@@ -275,7 +275,7 @@ class Adapter:
             )
         try:
             method = build(kind, clip, make_settings(config.method, own), tensors, len(config.classes))
-        except AdapterError as error:
+        except (AdapterError, SettingsError) as error:
             raise _unusable(name, error) from error
         return cls(
             clip,
@@ -312,5 +312,5 @@ def _fields_of(kind: type, values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in known}
 
 
-def _unusable(name: str | Path, error: AdapterError) -> AdapterError:
+def _unusable(name: str | Path, error: Exception) -> AdapterError:
     return AdapterError(f"{name} can't be used ({error}): copy the adapter again, or fit anew.")

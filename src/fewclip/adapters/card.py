@@ -1,28 +1,27 @@
 """The model card of an adapter: README.md with the YAML metadata that the Hugging Face hub reads.
 
-Whatever comes from an adapter's file (class names, data, template, settings) is shown as code, in which neither Markdown
-nor HTML acts, or goes through the YAML library; what is not printable is shown as its escape.
+Whatever comes from an adapter's file (class names, data, template, settings) is shown as code, in which neither Markdown nor
+HTML has an effect, or is written by huggingface_hub's YAML writer; unprintable characters are shown as escapes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fewclip.clip.load import EMBEDDED, hub_id
-from fewclip.errors import SettingsError
+from fewclip.errors import SettingsError, visible
 from fewclip.files.markdown import markdown_table
 from fewclip.methods import find
 
 if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
     from fewclip.adapters.config import AdapterConfig
 
-
 FOLDED = 30
-"""Classes that are shown at once; more of them are folded away."""
-
-
+"""Classes that are listed openly; a longer list is folded."""
 UNKNOWN = "not recorded"
 
 
@@ -34,10 +33,14 @@ def model_card(
     licence: str | None = None,
     results: Sequence[Stated] = (),
 ) -> str:
-    """The card of an adapter with that many trained numbers.
+    """The card of an adapter.
 
-    `repo` is where it can be loaded from (`user/name`), `licence` an identifier of the hub such as mit, `results` what was
-    measured of it.
+    Args:
+        config: the adapter's configuration.
+        parameters: how many numbers were trained.
+        repo: where it can be loaded from (`user/name`); None: only from this folder.
+        licence: an identifier of the hub, such as mit.
+        results: accuracies to state.
     """
     sections = [
         f"# {_title(config)}",
@@ -50,54 +53,51 @@ def model_card(
         f"## Limits\n\n{_limits(config)}",
         f"## Licence\n\n{_licence(licence)}",
     ]
-    return f"---\n{_metadata(config, repo, licence, results)}---\n\n" + "\n\n".join(sections) + "\n"
+    return f"---\n{_metadata(config, repo, licence, results)}\n---\n\n" + "\n\n".join(sections) + "\n"
 
 
 def code(text: object) -> str:
-    """Text as Markdown code in one line; it can end neither the code nor the line."""
-    shown = plain(text) or " "
+    """Text as Markdown code in one line; it can't end the code or the line."""
+    shown = visible(text).strip() or " "
     runs = [len(run) for run in "".join(c if c == "`" else " " for c in shown).split()]
     fence = "`" * (max(runs, default=0) + 1)
     edge = " " if shown.startswith("`") or shown.endswith("`") or shown == " " else ""
     return f"{fence}{edge}{shown}{edge}{fence}"
 
 
-def plain(text: object) -> str:
-    """Text in one line with its unprintable characters (controls, line ends, changes of direction) as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text)).strip()
-
-
 def _metadata(config: AdapterConfig, repo: str | None, licence: str | None, results: Sequence[Stated]) -> str:
     """The YAML block, as the hub's documentation of model cards describes its keys."""
-    import yaml
+    from huggingface_hub import ModelCardData
 
     base = hub_id(config.backbone)
-    data: dict[str, Any] = {
-        "library_name": "fewclip",
-        "pipeline_tag": "zero-shot-image-classification" if _answers_new(config) else "image-classification",
-        "tags": ["fewclip", plain(config.method), "clip", "few-shot"],
-    }
-    if licence is not None:
-        data["license"] = licence
-    if base is not None:
-        data |= {"base_model": base, "base_model_relation": "adapter"}
-    if results:
-        data["metrics"] = ["accuracy"]
-        name = (repo or plain(config.method)).rpartition("/")[2]
-        data["model-index"] = [{"name": name, "results": [_evaluation(one) for one in results]}]
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=float("inf"))
+    return ModelCardData(
+        library_name="fewclip",
+        pipeline_tag="zero-shot-image-classification" if _answers_new(config) else "image-classification",
+        tags=["fewclip", visible(config.method), "clip", "few-shot"],
+        license=licence,
+        base_model=base,
+        base_model_relation=None if base is None else "adapter",
+        metrics=["accuracy"] if results else None,
+        model_name=(repo or visible(config.method)).rpartition("/")[2] if results else None,
+        eval_results=[_evaluation(one) for one in results] or None,
+    ).to_yaml()
 
 
-def _evaluation(one: Stated) -> dict[str, Any]:
-    return {
-        "task": {"type": "image-classification", "name": plain(one.protocol)},
-        "dataset": {
-            "name": plain(f"{one.data}, {one.split} classes"),
-            "type": plain(one.data),
-            "split": plain(one.part),
-        },
-        "metrics": [{"type": "accuracy", "value": one.accuracy, "name": "Accuracy (%)"}],
-    }
+def _evaluation(one: Stated) -> EvalResult:
+    from huggingface_hub import EvalResult
+
+    return EvalResult(
+        task_type="image-classification",
+        task_name=visible(one.protocol),
+        dataset_type=visible(one.data),
+        dataset_name=visible(f"{one.data}, {one.split} classes"),
+        # Results of one type, config and split become one entry, under the first one's name: keep all of them apart
+        dataset_config=visible(f"{one.protocol}, {one.split} classes, {one.candidates} candidates"),
+        dataset_split=visible(one.part),
+        metric_type="accuracy",
+        metric_value=one.accuracy,
+        metric_name="Accuracy (%)",
+    )
 
 
 def _title(config: AdapterConfig) -> str:
@@ -107,16 +107,16 @@ def _title(config: AdapterConfig) -> str:
 
 def _introduction(config: AdapterConfig, parameters: int) -> str:
     return (
-        f"{parameters:,} numbers that adapt the frozen CLIP {code(config.backbone)} to {len(config.classes)} classes, made with "
-        f"fewclip {code(config.fewclip_version)}. CLIP's own weights are not in here. The files are safetensors, JSON and this "
-        "text; nothing in them is executed."
+        f"{parameters:,} trained numbers that adapt the frozen CLIP {code(config.backbone)} to {len(config.classes)} classes, "
+        f"made with fewclip {code(config.fewclip_version)}. CLIP's own weights are not included. The files are safetensors, JSON "
+        "and this text; nothing in them is executed."
     )
 
 
 def _facts(config: AdapterConfig, parameters: int) -> Iterable[tuple[str, str]]:
     kind, training = find(config.method), config.training
     base = hub_id(config.backbone)
-    where = "comes with fewclip" if config.backbone in EMBEDDED else "a file of its maker's, not on the hub"
+    where = "comes with fewclip" if config.backbone in EMBEDDED else "a local file of the maker, not on the hub"
     link = f"[{base}](https://huggingface.co/{base})" if base else where
     yield "Method", f"{kind.title} ({kind.paper})"
     yield "Trained", f"{kind.trained}: {parameters:,} numbers"
@@ -124,17 +124,17 @@ def _facts(config: AdapterConfig, parameters: int) -> Iterable[tuple[str, str]]:
     yield "Fingerprint of the backbone", code(config.backbone_fingerprint)
     yield "Data", code(training.data) if training.data else UNKNOWN
     yield "Training images", code(training.images or UNKNOWN)
-    yield "Images of each class", "all there are" if training.shots is None else code(training.shots)
+    yield "Images per class", "all" if training.shots is None else code(training.shots)
     yield "Seed", code(training.settings.get("seed", UNKNOWN))
     yield "Prompt template", code(config.template)
-    yield "Time of training", f"{training.seconds:.0f} s"
+    yield "Training time", f"{training.seconds:.0f} s"
     yield "Adapter format", code(config.format)
 
 
 def _classes(config: AdapterConfig) -> str:
     parts = [_names(config.classes, "Trained")]
     if config.added_classes:
-        parts.append(_names(config.added_classes, "Added by name alone"))
+        parts.append(_names(config.added_classes, "Added by name"))
     return "\n\n".join(parts)
 
 
@@ -152,7 +152,7 @@ def _use(config: AdapterConfig, repo: str | None) -> str:
     source = "this folder" if repo is None else repo
     extra = ""
     if hub_id(config.backbone) is None and config.backbone not in EMBEDDED:
-        extra = '\n\nThe backbone is not on the hub: add `backbone="its file or folder"` (`--backbone`).'
+        extra = '\n\nThe backbone is not on the hub: give its file or folder as `backbone="…"` (`--backbone`).'
     new = (
         'classifier.predict_proba(["image.jpg"], classes=["a known class", "a new class"])\n'
         if _answers_new(config)
@@ -173,7 +173,7 @@ classifier.predict(["image.jpg"])
 
 def _results(results: Sequence[Stated]) -> str:
     if not results:
-        return "None were given."
+        return "None are stated."
     head = ("protocol", "data", "images of", "classes", "candidates", "images", "accuracy (%)")
     lines = [
         (
@@ -189,7 +189,7 @@ def _results(results: Sequence[Stated]) -> str:
     ]
     return (
         f"{_table(head, lines)}\n\nAccuracy is the share of images whose most probable class, among the candidates, is the right "
-        "one. Base classes were trained, novel ones are known by name alone."
+        "one. Base classes were trained on; novel classes are recognised from their names alone."
     )
 
 
@@ -199,22 +199,22 @@ def _settings(config: AdapterConfig) -> Iterable[tuple[str, str]]:
 
 def _limits(config: AdapterConfig) -> str:
     new = (
-        "Classes that were not trained are scored by their names, as well as CLIP knows the words; "
+        "Classes that were not trained on are scored from their names, as well as CLIP knows the words; "
         if _answers_new(config)
         else "It knows only the classes that it was trained on; "
     )
     return (
-        f"* It works on the backbone with the fingerprint above alone, and is refused on another.\n"
-        f"* {new}an image of none of the candidates still gets one of them as the most probable.\n"
-        "* It was trained on few images: on pictures of another kind, or taken in another way, it can be much worse than its "
-        "results. What CLIP has learnt amiss of people, places and words stays in it.\n"
-        "* Probabilities are those of a softmax; how far they can be trusted was not adjusted."
+        "* It only loads on the backbone with this fingerprint.\n"
+        f"* {new}an image that shows none of the candidates still gets one of them as the most probable.\n"
+        "* It was trained on few images: on images of a different kind, or taken in a different way, it can be much less accurate "
+        "than stated. CLIP's biases about people, places and words remain.\n"
+        "* Probabilities come from a softmax and were not calibrated."
     )
 
 
 def _licence(licence: str | None) -> str:
-    said = f"{code(licence)}." if licence else "Not stated by whoever made this card."
-    return f"{said} The backbone and the training images have licences of their own, which are {UNKNOWN} here."
+    stated = f"{code(licence)}." if licence else "Not stated."
+    return f"{stated} The backbone and the training images have their own licences, which are {UNKNOWN} here."
 
 
 def _answers_new(config: AdapterConfig) -> bool:
@@ -233,15 +233,15 @@ def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 @dataclass(frozen=True)
 class Stated:
-    """One accuracy, in per cent, with all that it depends on."""
+    """One accuracy, in per cent, and what it was measured on."""
 
     protocol: str
     """The protocol of `fewclip bench`, or `fewclip eval`."""
     data: str
     part: str
-    """Images: train, val or test."""
+    """The part that the images are of: train, val or test."""
     split: str
-    """Classes of the images: base, novel or all."""
+    """The classes that the images are of: base, novel or all."""
     candidates: int
     """How many classes there were to choose from."""
     images: int

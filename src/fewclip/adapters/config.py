@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from fewclip.training.progress import EpochLog
 from fewclip.version import __version__
 
 FORMAT = 1
@@ -28,8 +29,8 @@ class TrainingSummary:
     """The settings that they chose."""
     seconds: float = 0.0
     """Time of training."""
-    history: list[dict[str, float]] = field(default_factory=list)
-    """One entry per epoch: epoch, lr, loss."""
+    history: list[EpochLog] = field(default_factory=list)
+    """One entry per epoch, over all stages."""
     settings: dict[str, Any] = field(default_factory=dict)
     """The fields of `fewclip.training.settings.TrainSettings`."""
 

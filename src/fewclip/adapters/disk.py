@@ -4,9 +4,9 @@
     adapter_config.json         method, settings, backbone and its fingerprint, class names, template, training summary
     README.md                   model card
 
-The configuration is written last and holds the weights' checksum: a folder without it, or with another one's weights,
-is not loaded. Where an adapter is replaced, the new weights wait under a name made of their checksum until the new
-configuration is there, so that at every moment one of the two adapters is whole. No pickle anywhere.
+The configuration is written last and holds the weights' checksum: a folder without a configuration, or with other weights, is
+not loaded. When an adapter is replaced, the new weights wait under a name made of their checksum until the new configuration
+is written, so that at every moment one of the two adapters is whole. No pickle anywhere.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fewclip.adapters.card import model_card, plain
+from fewclip.adapters.card import model_card
 from fewclip.adapters.checks import check_config
 from fewclip.adapters.config import FORMAT, AdapterConfig
 from fewclip.errors import AdapterError, OutputError
@@ -33,7 +33,7 @@ WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "REA
 
 
 DRAFT = "README.hub.md"
-"""A card that `fewclip push --dry-run` wrote."""
+"""The card that `fewclip push --dry-run` writes."""
 
 
 LARGEST = 8 << 30
@@ -41,7 +41,7 @@ LARGEST = 8 << 30
 
 
 def waiting(checksum: str) -> str:
-    """Name of weights that were written before their configuration."""
+    """File name of weights that wait for their configuration to be written."""
     return f".{WEIGHTS}.{checksum}"
 
 
@@ -50,7 +50,7 @@ OURS = (WEIGHTS, CONFIG, CARD, DRAFT, waiting("*"))
 
 
 READINGS = 3
-"""How often files that don't belong together are read again: another process may be replacing them."""
+"""How often files that don't belong together are read: another process may be replacing them."""
 
 
 FITTED = "give the folder that `fewclip fit` wrote."
@@ -61,11 +61,11 @@ PATIENCE = 10.0
 
 
 def save_adapter(folder: str | Path, config: AdapterConfig, tensors: dict[str, Tensor]) -> str:
-    """Write an adapter into a folder; one that was there stays whole until the new one is. Returns the checksum of the
-    weights' file.
+    """Write an adapter into a folder; an adapter that it replaces stays whole until the new one is. Returns the checksum of
+    the file of weights.
 
     Raises:
-        OutputError: the place can't be written to, or another process goes on writing there.
+        OutputError: the folder can't be written to, or another process keeps writing there.
     """
     folder = Path(folder)
     data = as_tensors(tensors, {"format": "pt", "method": config.method})
@@ -86,7 +86,7 @@ def save_adapter(folder: str | Path, config: AdapterConfig, tensors: dict[str, T
 
 
 def read_config(folder: str | Path) -> AdapterConfig:
-    """The configuration of an adapter. Keys of newer versions that this one doesn't know are passed over.
+    """The configuration of an adapter. Keys of newer versions that this one doesn't know are ignored.
 
     Raises:
         AdapterError: no adapter there, one of a newer format, or a damaged configuration.
@@ -98,11 +98,11 @@ def read_config(folder: str | Path) -> AdapterConfig:
         )
     path = folder / CONFIG
     if not path.is_file():
-        raise AdapterError(f"{folder} is no finished adapter, {CONFIG} is missing: {FITTED}")
+        raise AdapterError(f"{folder} is not a finished adapter, {CONFIG} is missing: {FITTED}")
     try:
         raw = parse_json(read_bytes(path))
     except (ValueError, OSError) as error:
-        raise AdapterError(f"{path} can't be read ({error}): copy the adapter again, or fit anew.") from error
+        raise AdapterError(f"{path} can't be read ({error}): copy the adapter again, or fit again.") from error
     if not isinstance(raw, dict) or "backbone_fingerprint" not in raw:
         raise AdapterError(
             f"{path} can't be read as an adapter of fewclip (it lacks backbone_fingerprint; other libraries use the same "
@@ -110,17 +110,17 @@ def read_config(folder: str | Path) -> AdapterConfig:
         )
     if isinstance(raw.get("format"), int) and raw["format"] > FORMAT:
         raise AdapterError(
-            f"{folder} has adapter format {raw['format']} of fewclip {plain(raw.get('fewclip_version'))}, but fewclip "
+            f"{folder} has adapter format {raw['format']} of fewclip {raw.get('fewclip_version')}, but fewclip "
             f"{__version__} reads formats up to {FORMAT}: upgrade fewclip."
         )
     try:
         config = AdapterConfig.parse(raw)
     except TypeError as error:
-        raise AdapterError(f"{path} can't be read ({error}): copy the adapter again, or fit anew.") from error
+        raise AdapterError(f"{path} can't be read ({error}): copy the adapter again, or fit again.") from error
     try:
         check_config(config)
     except AdapterError as error:
-        raise AdapterError(f"{path} can't be read ({error}): copy the adapter again, or fit anew.") from None
+        raise AdapterError(f"{path} can't be read ({error}): copy the adapter again, or fit again.") from None
     return config
 
 
@@ -138,7 +138,7 @@ def read_adapter(folder: str | Path) -> tuple[AdapterConfig, bytes]:
             return config, data
     raise AdapterError(
         f"{folder / WEIGHTS} is truncated or was changed: its checksum is not the one in {CONFIG}. Copy the adapter again, or "
-        "fit anew."
+        "fit again."
     )
 
 
@@ -151,7 +151,7 @@ def _weights(folder: Path, checksum: str) -> bytes | None:
     names = [WEIGHTS, waiting(checksum)] if re.fullmatch("[0-9a-f]{64}", checksum) else [WEIGHTS]
     present = [folder / name for name in names if (folder / name).is_file()]
     if not present:
-        raise AdapterError(f"{folder} is no finished adapter, {WEIGHTS} is missing: {FITTED}")
+        raise AdapterError(f"{folder} is not a finished adapter, {WEIGHTS} is missing: {FITTED}")
     for place in present:
         with suppress(FileNotFoundError):  # another process has just renamed it
             try:
@@ -169,7 +169,7 @@ def load_adapter(folder: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
     """The configuration of an adapter and its tensors.
 
     Raises:
-        AdapterError: as `read_adapter`, or weights that are no safetensors file.
+        AdapterError: as `read_adapter`, or weights that are not a safetensors file.
     """
     config, data = read_adapter(folder)
     return config, tensors_of(data, Path(folder) / WEIGHTS)
@@ -186,4 +186,4 @@ def tensors_of(data: bytes, path: Path) -> dict[str, Tensor]:
     try:
         return load(data)
     except Exception as error:  # a damaged file can make its reader raise anything
-        raise AdapterError(f"{path} is no safetensors file ({error}): fit anew.") from error
+        raise AdapterError(f"{path} is not a safetensors file ({error}): fit again.") from error

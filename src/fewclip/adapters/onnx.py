@@ -1,58 +1,48 @@
-"""An adapted CLIP as ONNX graphs, which run where Python or torch does not.
+"""An adapter as ONNX graphs, which run without Python or torch.
 
-`export` traces `Method.scores` with the candidates folded in, so whatever a method does with the class features it knows
-beforehand (prompts, tokens, caches, the fusion of known classes) is a constant of the graph. Every graph is run by onnxruntime
-on random pixels, and refused where its probabilities are not those of torch. Needs the extra `export`.
+`export` traces `Method.scores` with the candidates folded in, so that whatever a method computes from the classes alone
+(prompts, tokens, caches, the fusion of trained classes) is a constant of the graph. Every graph is run by onnxruntime on random
+pixels, and refused if its probabilities differ from torch's. Needs the extra `export`.
 """
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
-from unittest.mock import patch
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewclip.adapters.adapter import Adapter
+from fewclip.adapters.graph import ExportError, difference, graph_of
 from fewclip.clip.load import fingerprint
 from fewclip.clip.prompts import Prompts
 from fewclip.data.names import key
-from fewclip.errors import FewclipError, OutputError
+from fewclip.errors import OutputError
 from fewclip.files.write import as_json, write_files
 from fewclip.methods.classes import ClassTexts
 from fewclip.version import __version__
 
-OPSET = 18
+__all__ = ["ExportError", "Exported", "export", "token_ids"]
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
-ATTENTION = F.scaled_dot_product_attention
-TOLERANCE = {"fp32": 1e-4, "fp16": 5e-2}
-"""How far probabilities may be from those of torch."""
-
-
-class ExportError(FewclipError):
-    """A method or setting that makes no ONNX graph."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """Files of an export, and how far their probabilities were from those of torch."""
+    """The files of an export, and how far their probabilities were from torch's."""
 
     files: list[Path]
-    """What was written."""
+    """In the order in which they were written."""
     error: float
     """Largest difference of a probability from torch's."""
 
 
 class Whole(nn.Module):
-    """Pixels to probabilities over classes that are settled."""
+    """Pixels to probabilities over the adapter's classes."""
 
     mean: Tensor
     std: Tensor
@@ -77,7 +67,7 @@ class Whole(nn.Module):
 
 
 class ImagePart(Whole):
-    """Pixels to probabilities over classes that are given as features."""
+    """Pixels to probabilities over classes whose features are an input."""
 
     def forward(self, pixels: Tensor, classes: Tensor, seen: Tensor) -> Tensor:  # type: ignore[override]
         return self.probabilities(pixels, classes, seen)
@@ -99,12 +89,17 @@ class GivenTokens(ClassTexts):
 
     def __init__(self, tokens: Tensor) -> None:
         self.template, self.given = "{}", tokens
+        self.labels = torch.full((tokens.shape[0],), -1)  # names that are given when the graph runs have none
 
     def __len__(self) -> int:
         return self.given.shape[0]
 
     def prompts(self, sentence: str) -> Prompts:
         return Prompts(self.given, self.given.argmax(dim=1), 1)
+
+    @cached_property
+    def name_lengths(self) -> Tensor:
+        raise ExportError("where a class name ends can't be seen in the tokens of its prompt")
 
 
 def export(
@@ -116,20 +111,26 @@ def export(
     pixels: Literal["raw", "normalised"] = "raw",
     parts: bool = False,
 ) -> Exported:
-    """Write `out` (.onnx), its description (.json), and with `parts` the two towers and the tokenizer.
+    """Write an adapter as `out` (.onnx) and its description (.json).
 
-    The description is written last; where an export is replaced it is deleted first, so that a graph beside one is its own.
+    Args:
+        adapter: what to export; on the CPU.
+        out: the graph's file.
+        dtype: precision of weights and sums; input and output keep theirs.
+        dynamic_batch: whether the graph takes any number of images, not one.
+        pixels: input as uint8 (batch, size, size, 3), or as normalised floats (batch, 3, size, size).
+        parts: also write the two towers as graphs, and the tokenizer, for classes that are named when the graph runs.
 
     Raises:
-        OutputError: the extra is not installed, or the place can't be written to.
-        ExportError: what the method computes makes no graph, or one with other answers.
+        OutputError: the extra is not installed, or the files can't be written.
+        ExportError: the method can't be computed by a graph, or the graph's probabilities are not torch's.
     """
     out = Path(out)
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise OutputError(f"Exporting needs {missing[0]}: pip install 'fewclip[export]'.")
     if out.suffix != ".onnx":
-        raise OutputError(f"The output {out} is no .onnx file: give one with -o, such as model.onnx.")
+        raise OutputError(f"The output {out} is not an .onnx file: give one with -o, such as model.onnx.")
     if adapter.clip.device.type != "cpu":
         raise ExportError(f"The adapter is on {adapter.clip.device}: load it with device='cpu' to export it.")
     raw, size = pixels == "raw", adapter.clip.config.image_size
@@ -141,10 +142,11 @@ def export(
         bytes_ = torch.randint(0, 256, (count, size, size, 3), generator=chance, dtype=torch.uint8)
         return bytes_ if raw else whole.normalise(bytes_)
 
+    # Tracing takes a dimension of size 1 for a constant, so a free one is traced at 2 and checked at two other sizes.
     batch = {"pixels": {0: torch.export.Dim("batch", max=4096)}} if dynamic_batch else {"pixels": None}
     trace = images(2 if dynamic_batch else 1)
-    data = _graph(whole, adapter.method.name, {"pixels": trace}, batch, "probabilities", dtype)
-    error = _check(data, whole, [{"pixels": images(n)} for n in ((1, 3) if dynamic_batch else (1,))], dtype)
+    data = graph_of(whole, adapter.method.name, {"pixels": trace}, batch, "probabilities", dtype)
+    error = difference(data, whole, [{"pixels": images(n)} for n in ((1, 3) if dynamic_batch else (1,))], dtype)
     graphs = {out: data}
     if parts:
         names = {"image": out.with_name(f"{out.stem}-image.onnx"), "text": out.with_name(f"{out.stem}-text.onnx")}
@@ -152,33 +154,19 @@ def export(
         classes = torch.export.Dim("classes", min=1, max=65536)
         shapes = batch | {"classes": {0: classes}, "seen": {0: classes}}
         given = {"pixels": trace, "classes": whole.encoded, "seen": whole.seen}
-        graphs[names["image"]] = _graph(image, adapter.method.name, given, shapes, "probabilities", dtype)
-        error = max(error, _check(graphs[names["image"]], image, [given | {"pixels": images(len(trace))}], dtype))
-        tokens = _tokens(adapter, sentence, adapter.classes)
+        graphs[names["image"]] = graph_of(image, adapter.method.name, given, shapes, "probabilities", dtype)
+        error = max(error, difference(graphs[names["image"]], image, [given | {"pixels": images(len(trace))}], dtype))
+        tokens = token_ids(adapter, sentence, adapter.classes)
         free = {"tokens": {0: classes}}
-        graphs[names["text"]] = _graph(text, adapter.method.name, {"tokens": tokens}, free, "classes", dtype)
-        error = max(error, _check(graphs[names["text"]], text, [{"tokens": tokens[:1]}, {"tokens": tokens}], dtype))
-    if parts:
+        graphs[names["text"]] = graph_of(text, adapter.method.name, {"tokens": tokens}, free, "classes", dtype)
+        error = max(error, difference(graphs[names["text"]], text, [{"tokens": tokens[:1]}, {"tokens": tokens}], dtype))
         assert adapter.clip.tokenizer is not None
         graphs[out.with_name(f"{out.stem}-tokenizer.json")] = adapter.clip.tokenizer.to_json().encode()
+    # The description comes last, and is deleted first where an export is replaced: next to one, all graphs belong to it.
     about = _description(adapter, dtype, dynamic_batch, pixels) | {"template": sentence}
     files = graphs | {out.with_suffix(".json"): as_json(about)}
     write_files(files, finish=out.with_suffix(".json"))
     return Exported(list(files), error)
-
-
-def attention(
-    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, is_causal: bool = False
-) -> Tensor:
-    """`F.scaled_dot_product_attention` for any number of dimensions; the exporter knows four alone."""
-    if q.ndim == 4:
-        return ATTENTION(q, k, v, attn_mask=attn_mask, is_causal=is_causal)
-    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
-    if is_causal:
-        attn_mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
-    if attn_mask is not None:
-        scores = scores.masked_fill(~attn_mask, -torch.inf)
-    return scores.softmax(dim=-1) @ v
 
 
 def _sentence(adapter: Adapter, encoded: Any) -> str:
@@ -200,75 +188,12 @@ def _sentence(adapter: Adapter, encoded: Any) -> str:
     return texts.sentences[0]
 
 
-def _tokens(adapter: Adapter, sentence: str, names: Sequence[str]) -> Tensor:
+def token_ids(adapter: Adapter, sentence: str, names: Sequence[str]) -> Tensor:
+    """A sentence about classes, int64 (classes, context length), as `model-text.onnx` takes it."""
     tokenizer = adapter.clip.tokenizer
     assert tokenizer is not None
     texts = [sentence.replace("{}", name.replace("_", " ")) for name in names]
     return tokenizer(texts, adapter.clip.config.context_length).long()
-
-
-def _graph(
-    module: nn.Module, method: str, inputs: Mapping[str, Tensor], shapes: Mapping[str, Any], output: str, dtype: str
-) -> bytes:
-    """The graph of a module, as the bytes of an ONNX file."""
-    quiet = logging.getLogger("torch.onnx")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), torch.no_grad(), patch.object(F, "scaled_dot_product_attention", attention):
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                module, tuple(inputs.values()), dynamo=True, dynamic_shapes=dict(shapes), input_names=list(inputs),
-                output_names=[output], opset_version=OPSET, verbose=False, external_data=False,
-            )  # fmt: skip
-        assert program is not None
-        model = program.model_proto
-        if dtype == "fp16":
-            from onnxruntime.transformers.float16 import convert_float_to_float16
-
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # numbers that half precision holds as 0
-                model = convert_float_to_float16(model, keep_io_types=True)
-        return bytes(model.SerializeToString())
-    except Exception as error:  # torch raises whatever its tracing led to
-        first: BaseException = error
-        while first.__cause__ is not None:
-            first = first.__cause__
-        reason = (str(first).strip() or type(first).__name__).split("\n")[0]
-        if type(first).__name__ == "GuardOnDataDependentSymNode":
-            reason = "how many steps it takes depends on the images"
-        raise ExportError(
-            f"{method} can't be exported: what it computes makes no ONNX graph ({reason[:200]})."
-        ) from error
-    finally:
-        quiet.setLevel(level)
-
-
-def _check(data: bytes, module: nn.Module, examples: Sequence[Mapping[str, Tensor]], dtype: str) -> float:
-    """The largest difference between a graph and its module.
-
-    Raises:
-        ExportError: it is too large, or the graph does not run.
-    """
-    import onnxruntime
-
-    worst = 0.0
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    try:
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        for example in examples:
-            with torch.no_grad():
-                expected = module(*example.values()).numpy()
-            (found,) = session.run(None, {name: tensor.numpy() for name, tensor in example.items()})
-            worst = max(worst, float(np.abs(found - expected).max()))
-    except Exception as error:  # onnxruntime's exceptions have no common class
-        raise ExportError(f"The graph does not run: {str(error).splitlines()[0][:200]}.") from error
-    if not worst <= TOLERANCE[dtype]:
-        raise ExportError(
-            f"The graph's answers differ from torch's by {worst:.2g}, more than {TOLERANCE[dtype]:g} allowed."
-        )
-    return worst
 
 
 def _description(adapter: Adapter, dtype: str, dynamic_batch: bool, pixels: str) -> dict[str, Any]:

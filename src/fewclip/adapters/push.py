@@ -1,4 +1,4 @@
-"""Adapters to the Hugging Face hub: what is sent, and sending it."""
+"""Pushing adapters to the Hugging Face hub: what is sent, and sending it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from fewclip.adapters.card import model_card
 from fewclip.adapters.disk import CARD, CONFIG, WEIGHTS, read_adapter, tensors_of
-from fewclip.adapters.hub import MOST_BYTES, NAME, TIMEOUT, check_size, reason, refusal
+from fewclip.adapters.hub import MOST_BYTES, NAME, check_size
+from fewclip.clip.hub import TIMEOUT, reason, refusal
 from fewclip.clip.load import EMBEDDED, hub_id
 from fewclip.errors import DataError, FewclipError, OutputError
 from fewclip.version import __version__
@@ -42,14 +43,22 @@ def pack(
     card: str | Path | None = None,
     train_names: bool = True,
 ) -> Package:
-    """What `push` would send of an adapter, without a network.
+    """What `push` would send of an adapter; needs no network.
 
-    The card is made anew, unless `card` names a Markdown file to send instead. A backbone that is a local file goes by its
-    last name, so that no path of this machine is published; without `train_names` those of the training images go too.
+    Args:
+        folder: an adapter's folder.
+        repo: user/name on the hub.
+        licence: an identifier of the hub, such as mit.
+        results: accuracies that the card states.
+        card: a Markdown file to send in place of the generated card.
+        train_names: whether to include the file names of the training images.
+
+    Of a backbone that is a local file only the last part of the path is sent, so that no path of this machine is published.
 
     Raises:
-        AdapterError: no adapter there, or a damaged one. DataError: an unusable card.
-        OutputError: no name of a repository, or no identifier of a licence.
+        AdapterError: no adapter there, or a damaged one.
+        DataError: an unusable card.
+        OutputError: not the name of a repository, or not the identifier of a licence.
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
@@ -57,12 +66,14 @@ def pack(
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise OutputError(f"{repo!r} is no name of a repository on the Hugging Face hub: {reason(error)}") from error
+        raise OutputError(
+            f"{repo!r} is not the name of a repository on the Hugging Face hub: {reason(error)}."
+        ) from error
     if not NAME.fullmatch(repo):
-        raise OutputError(f"{repo!r} is no name of a repository on the Hugging Face hub: expected user/name.")
+        raise OutputError(f"{repo!r} is not the name of a repository on the Hugging Face hub: expected user/name.")
     if licence is not None and re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", licence) is None:
         raise OutputError(
-            f"The licence {licence!r} is no identifier of the Hugging Face hub: expected one such as mit, apache-2.0, "
+            f"The licence {licence!r} is not an identifier of the Hugging Face hub: expected one such as mit, apache-2.0, "
             "cc-by-4.0 or other."
         )
     folder = Path(folder).expanduser()
@@ -91,7 +102,7 @@ def _own_card(path: Path) -> str:
         ModelCard(text)
     except Exception as error:  # of the YAML library too
         raise DataError(
-            f"The card {path} can't be used ({reason(error)}): expected Markdown behind YAML metadata."
+            f"The card {path} can't be used ({reason(error)}): expected Markdown that starts with YAML metadata."
         ) from error
     return text
 
@@ -107,7 +118,13 @@ def upload(
 ) -> str:
     """Send a package in one commit, to a new repository or an existing one; returns the commit's address.
 
-    `private`: of a new repository; True refuses an existing public one. `revision` is a branch, made if there is none.
+    Args:
+        package: what `pack` returned.
+        private: whether a new repository is private; True refuses an existing public one.
+        token: an access token; by default what huggingface_hub finds (HF_TOKEN, `hf auth login`).
+        revision: a branch, created if it doesn't exist; by default main.
+        message: of the commit.
+        create_pr: open a pull request instead of changing the branch.
 
     Raises:
         OutputError: no access, no network, or the hub refuses the card or the name.
@@ -120,8 +137,8 @@ def upload(
         api.create_repo(repo, private=private, exist_ok=True)
         if private and not api.model_info(repo, timeout=TIMEOUT).private:
             raise OutputError(
-                f"{repo} exists already and is public, but a private one was asked for: make it private in its settings, or "
-                "choose another name. Nothing was pushed."
+                f"{repo} already exists and is public, but private=True was given: make it private in its settings, or choose "
+                "another name. Nothing was pushed."
             )
         if revision is not None and revision != "main":
             api.create_branch(repo, branch=revision, exist_ok=True)
@@ -137,10 +154,10 @@ def upload(
     except FewclipError:
         raise
     except Exception as error:  # each HTTP library has its own types
-        said = refusal(error, repo, revision, writing=True)
+        refused = refusal(error, repo, revision, writing=True)
         raise OutputError(
-            said
-            or f"{repo} could not be pushed to the Hugging Face hub ({reason(error)}): give the same command again."
+            refused
+            or f"{repo} could not be pushed to the Hugging Face hub ({reason(error)}): run the same command again."
         ) from error
 
 

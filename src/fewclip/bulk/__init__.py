@@ -1,4 +1,4 @@
-"""Predictions for as many images as there are, into one file (docs/scaling.md; needs the extra `scale`)."""
+"""Predictions for any number of images, into one file (docs/scaling.md; needs the extra `scale`)."""
 
 from fewclip.bulk.run import Done, Job, label
 

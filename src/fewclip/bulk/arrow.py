@@ -1,4 +1,4 @@
-"""pyarrow, imported when it is needed."""
+"""pyarrow, imported only when it is needed."""
 
 from __future__ import annotations
 
@@ -6,29 +6,17 @@ from typing import Any
 
 from fewclip.errors import SettingsError
 
-NEEDED = "Writing predictions to a file needs pyarrow, which is not installed: pip install 'fewclip[scale]'."
-
 
 def arrow() -> Any:
-    """The module `pyarrow`.
+    """The module `pyarrow`, with `pyarrow.parquet`.
 
     Raises:
         SettingsError: it is not installed.
     """
     try:
-        import pyarrow
+        import pyarrow.parquet
     except ImportError as error:
-        raise SettingsError(NEEDED) from error
+        raise SettingsError(
+            "Writing predictions to a file needs pyarrow, which is not installed: pip install 'fewclip[scale]'."
+        ) from error
     return pyarrow
-
-
-def parquet() -> Any:
-    """The module `pyarrow.parquet`.
-
-    Raises:
-        SettingsError: it is not installed.
-    """
-    arrow()
-    import pyarrow.parquet
-
-    return pyarrow.parquet

@@ -1,4 +1,4 @@
-"""A Ray cluster, by Ray Data: a stream of pieces through a pool of actors, held back when the rows are not taken."""
+"""A Ray cluster: Ray Data streams the pieces through a pool of actors, and holds them back when rows are not taken."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 
 from fewclip.bulk.local import Finish
 from fewclip.bulk.predictor import Order, Part, Predictor, Spec
+from fewclip.bulk.work import KEPT
 from fewclip.errors import FewclipError, SettingsError
 from fewclip.workers.ray import connected
 
 AT_ONCE = 4
-"""Pieces of one task: images of the next are decoded while one is predicted."""
+"""Pieces per task: images of the next are decoded while one is predicted."""
 
 
 @dataclass(frozen=True)
@@ -60,21 +61,16 @@ class Ray:
             num_cpus=self.cpus,
             num_gpus=self.gpus,
         )
-        there: set[int] = set()
+        done: set[int] = set()
         try:
             for row in parts.iter_rows():
-                if row["number"] not in there:  # a task that was done twice gives its parts twice
-                    there.add(row["number"])
+                if row["number"] not in done:  # a task that was done twice gives its parts twice
+                    done.add(row["number"])
                     finish(Part(int(row["number"]), row["rows"]))
         except ray.exceptions.RayError as error:
-            raise FewclipError(
-                f"Ray gave up ({str(error).strip().splitlines()[-1]}). What is finished is kept: the same command goes on "
-                "from it."
-            ) from error
-        if len(there) < len(orders):
-            raise FewclipError(
-                f"Ray gave {len(there)} of {len(orders)} parts. What is finished is kept: the same command goes on from it."
-            )
+            raise FewclipError(f"Ray gave up ({str(error).strip().splitlines()[-1]}). {KEPT}") from error
+        if len(done) < len(orders):
+            raise FewclipError(f"Ray gave {len(done)} of {len(orders)} parts. {KEPT}")
 
 
 class _Actor:

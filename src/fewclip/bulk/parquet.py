@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from fewclip.bulk.arrow import arrow, parquet
+from fewclip.bulk.arrow import arrow
 from fewclip.bulk.pieces import PIECE, Image, Rows, check_size
 from fewclip.clip.decode import Source
 from fewclip.data.paths import check_inside
@@ -125,22 +124,20 @@ def _refuse(message: str) -> Source:
 
 def _open(path: str) -> Any:
     try:
-        return parquet().ParquetFile(path, pre_buffer=False, buffer_size=BUFFER)
+        return arrow().parquet.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER)
     except (OSError, arrow().ArrowException) as error:
-        if not Path(path).exists():
-            raise DataError(f"There is no Parquet file {path}.") from error
         raise DataError(f"{path} can't be read as Parquet ({str(error).splitlines()[0]}): copy it again.") from error
 
 
 def _image_column(path: str, schema: Any, given: str | None) -> str:
     fitting = [field.name for field in schema if _holds_images(field.type)]
     if given is not None:
-        if given not in fitting:
-            raise DataError(
-                f"{path} has no column {given!r} of bytes, paths or {{bytes, path}}: "
-                f"choose from {', '.join(fitting) or 'other files'}."
-            )
-        return given
+        if given in fitting:
+            return given
+        raise DataError(
+            f"{path} has no column {given!r} of bytes, paths or {{bytes, path}}: "
+            f"choose from {', '.join(fitting) or 'other files'}."
+        )
     surely = [name for name in fitting if not _is_text(schema.field(name).type)]
     for names in (surely, fitting):
         chosen = names[0] if len(names) == 1 and names is surely else next((n for n in NAMES if n in names), None)

@@ -1,4 +1,4 @@
-"""The pieces of a source, numbered, in a file: any process finds the piece it is to do by its place there."""
+"""The pieces of a source, numbered, in a file: a process finds the piece that it is to do by its offset there."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from fewclip.errors import DataError, OutputError
 class Plan:
     path: Path
     places: array[int]
-    """Of each piece: where its line begins."""
+    """Offset of each piece's line."""
     counts: array[int]
-    """Of each piece: its images."""
+    """Images of each piece."""
     digest: str
-    """Of the names, sizes and times of all files."""
+    """Checksum of the names, sizes and times of all files."""
 
     @property
     def images(self) -> int:
@@ -34,7 +34,7 @@ class Plan:
 
 
 def write_plan(path: Path, sources: Sources) -> Plan:
-    """List every piece of the sources.
+    """Write every piece of the sources.
 
     Raises:
         DataError: no images, or a source that can't be read.
@@ -43,7 +43,7 @@ def write_plan(path: Path, sources: Sources) -> Plan:
     places, counts, digest = array("Q"), array("I"), sha256()
     try:
         with path.open("wb") as file:
-            for piece in _given(sources):
+            for piece in _pieces(sources):
                 line = to_line(piece)
                 places.append(file.tell())
                 counts.append(len(piece))
@@ -64,8 +64,8 @@ def read_piece(path: str, place: int) -> Piece:
         return from_line(file.readline())
 
 
-def _given(sources: Sources) -> Iterator[Piece]:
-    """The pieces; what can't be read of a source is not taken for what can't be written."""
+def _pieces(sources: Sources) -> Iterator[Piece]:
+    """The pieces. A source that can't be read is a DataError, so that it is not taken for a plan that can't be written."""
     try:
         yield from sources.pieces()
     except OSError as error:

@@ -1,10 +1,10 @@
-"""A worker's part: from the numbers of pieces to rows. Images of the next batches are decoded while one is predicted."""
+"""What a worker does: from pieces to rows. The next batches are decoded while one is predicted."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from queue import Queue
 from threading import Thread
@@ -28,7 +28,7 @@ DEADLY = "Reading this image ended the process (killed, or out of memory): make 
 
 @dataclass(frozen=True)
 class Spec:
-    """What a worker must know."""
+    """What a worker needs to know."""
 
     plan: str
     adapter: str
@@ -41,7 +41,8 @@ class Spec:
 
 @dataclass(frozen=True)
 class Order:
-    """A piece to do. `careful`: image by image, each announced before it is read, those in `skip` left out."""
+    """A piece to do, whose line in the plan is at `place`. `careful`: image by image, each announced before it is read,
+    those in `skip` left out."""
 
     number: int
     place: int
@@ -50,14 +51,14 @@ class Order:
 
 
 class Part(NamedTuple):
-    """The rows of a piece, as Parquet."""
+    """The rows of the piece `number`, as Parquet."""
 
     number: int
     data: bytes
 
 
 class Predictor:
-    """An adapter that makes rows of images.
+    """Makes rows from pieces of images, with one adapter.
 
     Raises:
         FewclipError: an adapter or candidates that can't be used.
@@ -71,7 +72,8 @@ class Predictor:
         self.rows = RowReader()
 
     def parts(self, orders: Iterable[Order], announce: Callable[[int], None] | None = None) -> Iterator[Part]:
-        """The part of each order, in order."""
+        """The part of each order, in order. `announce` is called with the number of each image that is read with care."""
+        # Bounded: decoding waits for the model, and the model for whoever takes the parts.
         queue: Queue[_Batch | BaseException | None] = Queue(AHEAD)
 
         def feed() -> None:
@@ -81,7 +83,7 @@ class Predictor:
                         for batch in self._decoded(order, pool, announce):
                             queue.put(batch)
                 queue.put(None)
-            except BaseException as error:  # the thread that waits is the one to raise it
+            except BaseException as error:  # raised by the thread that takes from the queue
                 queue.put(error)
 
         Thread(target=feed, daemon=True).start()
@@ -91,8 +93,8 @@ class Predictor:
                 raise batch
             if batch.pixels is not None:
                 scores = self.adapter.pixel_scores(batch.pixels, self.candidates)
-                batch.found = torch.softmax(scores, dim=-1).numpy()
-                batch.pixels = None
+                batch.shares = torch.softmax(scores, dim=-1).numpy()
+                batch.pixels = None  # a piece of many batches keeps only their probabilities
             done.append(batch)
             if batch.last:
                 yield self._part(batch.order, done)
@@ -110,17 +112,11 @@ class Predictor:
             read = [DEADLY] if start in order.skip else list(pool.map(self._read, part))
             start += len(part)
             pixels = [one for one in read if isinstance(one, Tensor)]
-            yield _Batch(
-                order,
-                [image.path for image in part],
-                [image.id for image in part],
-                [one if isinstance(one, str) else None for one in read],
-                torch.stack(pixels) if pixels else None,
-                last=start >= len(piece),
-            )
+            errors = [one if isinstance(one, str) else None for one in read]
+            yield _Batch(order, part, errors, torch.stack(pixels) if pixels else None, last=start >= len(piece))
 
     def _read(self, image: Image) -> Tensor | str:
-        """Pixels, or a sentence on why there are none."""
+        """The pixels, or why there are none."""
         try:
             return self.adapter.clip.preprocess(image.load())
         except DataError as error:
@@ -129,12 +125,13 @@ class Predictor:
             return f"{image.path} can't be read ({error.strerror or error})."
 
     def _part(self, order: Order, batches: list[_Batch]) -> Part:
-        found = [batch.found for batch in batches if batch.found is not None]
+        shares = [batch.shares for batch in batches if batch.shares is not None]
+        images = [image for batch in batches for image in batch.images]
         data = encode(
-            [path for batch in batches for path in batch.paths],
-            [id for batch in batches for id in batch.ids],
+            [image.path for image in images],
+            [image.id for image in images],
             [error for batch in batches for error in batch.errors],
-            np.concatenate(found) if found else np.empty((0, len(self.names)), np.float32),
+            np.concatenate(shares) if shares else np.empty((0, len(self.names)), np.float32),
             self.names,
             self.spec.top,
             self.spec.probabilities,
@@ -145,9 +142,8 @@ class Predictor:
 @dataclass
 class _Batch:
     order: Order
-    paths: list[str]
-    ids: list[str]
+    images: list[Image]
     errors: list[str | None]
     pixels: Tensor | None
     last: bool
-    found: np.ndarray | None = field(default=None)
+    shares: np.ndarray | None = None

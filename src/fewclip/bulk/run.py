@@ -1,4 +1,4 @@
-"""Prediction into a file: what is to do, what is done, who does it, and the one file at the end."""
+"""Prediction into a file: what is to be done, what is done already, who does the rest, and the one file at the end."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from fewclip.version import __version__
 
 Executor = Callable[[Sequence[Order], Spec, Finish], None]
 Report = Callable[[int, int], None]
-"""Called with the number of images done so far, and of all."""
+"""Called with the number of images done so far, and of all images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What to predict, and all that its rows depend on."""
+    """What to predict, and everything that the rows depend on."""
 
     adapter: str
     sources: tuple[str, ...]
     classes: tuple[str, ...] | None = None
     """Candidates; by default the classes of the adapter."""
     top: int = 5
-    """Classes of each row, at most."""
+    """Classes per row, at most."""
     probabilities: bool = False
     """Also the probabilities of all candidates, in their order."""
     column: str | None = None
-    """Of Parquet: the column of the images."""
+    """Parquet: the column of the images."""
     id_column: str | None = None
-    """Of Parquet: the column of the ids."""
+    """Parquet: the column of the ids."""
     backbone: str | None = None
     device: str | None = None
 
@@ -52,9 +52,9 @@ class Done:
     errors: int
     """Rows of images that could not be read."""
     before: int
-    """Images that were done when this call began."""
+    """Images that were done before this call."""
     repeated: int
-    """Paths that were named again, and passed over."""
+    """Paths that were named again and skipped."""
 
 
 def label(
@@ -65,14 +65,14 @@ def label(
     overwrite: bool = False,
     report: Report | None = None,
 ) -> Done:
-    """Write one row an image into `out` (.parquet, .csv or .jsonl); by default with processes of this machine.
+    """Write one row per image into `out` (.parquet, .csv or .jsonl); by default with processes of this machine.
 
-    Whatever stops this, the same call goes on from there. The output appears when all rows are there.
+    If it is stopped, the same call resumes it. The output appears when all rows are done.
 
     Raises:
         DataError: a source that can't be used, or has no images. An image that can't be read is a row, not an error.
-        AdapterError, BackboneError, SettingsError, PromptError: as their names say.
-        OutputError: a place that can't be written to, where another process writes, or that holds something else.
+        AdapterError, BackboneError, SettingsError, PromptError: an adapter, a setting or a class that can't be used.
+        OutputError: `out` can't be written to, is being written by another process, or holds something else.
     """
     out = Path(out)
     ending = ending_of(out)
@@ -85,16 +85,18 @@ def label(
     sources = Sources(job.sources, column=job.column, id_column=job.id_column, but=out)
     work = Work(out)
     with work.alone():
+        # The source is listed anew each time: a file that was added, removed or changed makes it another source.
         plan = write_plan(work.plan, sources)
         identity = _identity(job, asdict(config), plan)
         before = work.finished()
         if before is not None and before["identity"] == identity:
-            said = before["finished"]
+            finished = before["finished"]
             work.tidy()
-            return Done(said["rows"], said["errors"], said["rows"], sources.repeated)
+            return Done(finished["rows"], finished["errors"], finished["rows"], sources.repeated)
         work.begin(identity, overwrite=overwrite)
-        there = work.done(plan)
-        done = start = sum(plan.counts[number] for number in there)
+        # Parts that an earlier call has finished are kept; workers get the other pieces.
+        kept = work.done(plan)
+        done = start = sum(plan.counts[number] for number in kept)
         if report is not None:
             report(done, plan.images)
 
@@ -105,9 +107,19 @@ def label(
             if report is not None:
                 report(done, plan.images)
 
-        orders = [Order(number, place) for number, place in enumerate(plan.places) if number not in there]
+        orders = [Order(number, place) for number, place in enumerate(plan.places) if number not in kept]
         if orders:
-            (executor or Local())(orders, _spec(job, adapter, plan), finish)
+            spec = Spec(
+                plan=str(plan.path.absolute()),
+                adapter=os.path.abspath(adapter),
+                classes=job.classes,
+                top=job.top,
+                probabilities=job.probabilities,
+                backbone=job.backbone,
+                device=job.device,
+            )
+            (executor or Local())(orders, spec, finish)
+        # All parts are there: they become one file, in the order of the source, and then the output.
         known = config.classes + config.added_classes
         about = identity | {"classes": known if job.classes is None else list(job.classes)}
         rows, errors = _join(work, plan, ending, about, job.probabilities)
@@ -117,29 +129,17 @@ def label(
 
 def _join(work: Work, plan: Plan, ending: str, about: dict[str, Any], probabilities: bool) -> tuple[int, int]:
     try:
-        found = join((work.part(n) for n in range(len(plan))), work.joined, ending, about, probabilities)
+        rows, errors = join((work.part(n) for n in range(len(plan))), work.joined, ending, about, probabilities)
     except OSError as error:
         work.joined.unlink(missing_ok=True)
         raise OutputError(f"Could not write {work.out}: {error.strerror or error}. Make room. {KEPT}") from error
-    if found[0] != plan.images:
-        raise RuntimeError(f"{found[0]} rows were made of {plan.images} images")
-    return found
-
-
-def _spec(job: Job, adapter: Path, plan: Plan) -> Spec:
-    return Spec(
-        plan=str(plan.path.absolute()),
-        adapter=os.path.abspath(adapter),
-        classes=job.classes,
-        top=job.top,
-        probabilities=job.probabilities,
-        backbone=job.backbone,
-        device=job.device,
-    )
+    if rows != plan.images:
+        raise RuntimeError(f"{rows} rows were made of {plan.images} images")
+    return rows, errors
 
 
 def _identity(job: Job, config: dict[str, Any], plan: Plan) -> dict[str, Any]:
-    """What must be equal for rows to belong into one file; where and by how many they are computed does not count."""
+    """What must be equal for rows to belong in one file. Where they are computed, and by how many processes, does not count."""
     return {
         "adapter": sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
         "source": plan.digest,

@@ -1,4 +1,4 @@
-"""What was named on the command line, to pieces: folders, globs, lists, tars, Parquet, images."""
+"""From what is named on the command line to pieces: folders, globs, lists, tars, Parquet, images."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ PACKED = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst", ".zip")
 
 
 @dataclass(frozen=True)
-class Found:
+class Source:
     """Image files below a folder, which can be listed again and again; or one file that holds many images."""
 
     base: str = ""
     names: Callable[[], Iterable[str]] = tuple
     distinct: bool = True
-    """No name comes twice."""
+    """No name occurs twice."""
     holder: str | None = None
 
 
@@ -40,7 +40,7 @@ class Sources:
     """All that was named, in order.
 
     Raises:
-        DataError: something that isn't there, can't be used, or holds no images.
+        DataError: something that does not exist, can't be used, or holds no images.
     """
 
     def __init__(
@@ -51,21 +51,21 @@ class Sources:
         id_column: str | None = None,
         but: str | os.PathLike[str] = "",
     ) -> None:
-        """`column` and `id_column` name columns of Parquet; `but` is a file that is no source, such as the output."""
+        """`column` and `id_column` name columns of Parquet; `but` is a file to leave out, such as the output."""
         if not named:
             raise DataError("No images were given: name a folder, a list, a tar, a Parquet file or images.")
         self.column, self.id_column = column, id_column
-        found = [one for name in named for one in _find(name, os.path.abspath(but))]
-        self.found = list({(f.holder and os.path.abspath(f.holder)) or id(f): f for f in found}.values())
+        sources = [source for name in named for source in _find(name, os.path.abspath(but))]
+        self.sources = list({(s.holder and os.path.abspath(s.holder)) or id(s): s for s in sources}.values())
         self.repeated = 0
-        """Paths that were named more than once; each is one image. Known when all pieces were given."""
+        """Paths that were named more than once; each is one image. Known after all pieces were yielded."""
 
     def pieces(self) -> Iterator[Piece]:
         """Every image once."""
         again = _Repeats(self._paths())
-        for (base, holder), group in groupby(self.found, lambda found: (found.base, found.holder)):
+        for (base, holder), group in groupby(self.sources, lambda source: (source.base, source.holder)):
             if holder is None:
-                names = again.once(base, chain.from_iterable(found.names() for found in group))
+                names = again.once(base, chain.from_iterable(source.names() for source in group))
                 while part := list(islice(names, PIECE)):
                     yield Files(base, part)
             elif _ends(holder, TAR):
@@ -75,15 +75,15 @@ class Sources:
         self.repeated = again.count
 
     def _paths(self) -> Iterator[str]:
-        """All paths of files, if any may come twice."""
-        files = [found for found in self.found if found.holder is None]
+        """All paths of files, if any may occur twice."""
+        files = [source for source in self.sources if source.holder is None]
         if len(files) == 1 and files[0].distinct:
             return iter(())
-        return (os.path.join(found.base, name) for found in files for name in found.names())
+        return (os.path.join(source.base, name) for source in files for name in source.names())
 
 
 class _Repeats:
-    """Passes over paths that came before. Eight bytes a path are kept, and those that may be repeated."""
+    """Skips paths that occurred before. Keeps eight bytes per path, and the paths that may be repeated."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         sums = np.sort(np.fromiter((_sum(path) for path in paths), dtype=np.uint64))
@@ -106,7 +106,7 @@ def _sum(path: str) -> int:
     return int.from_bytes(sha256(os.fsencode(path)).digest()[:8], "little")
 
 
-def _find(name: str, but: str) -> list[Found]:
+def _find(name: str, but: str) -> list[Source]:
     if os.path.isdir(name):
         return _in_folder(name, but)
     if os.path.exists(name):
@@ -116,17 +116,17 @@ def _find(name: str, but: str) -> list[Found]:
     raise DataError(f"There is no image, folder or list {name}.")
 
 
-def _file(name: str) -> Found:
+def _file(name: str) -> Source:
     if _ends(name, PACKED):
-        raise DataError(f"{name} is packed, so no image in it can be reached alone: unpack it to a folder or a .tar.")
+        raise DataError(f"{name} is packed, so its images can't be read one by one: unpack it to a folder or a .tar.")
     if _ends(name, TAR + PARQUET):
-        return Found(holder=name)
+        return Source(holder=name)
     if _ends(name, LIST):
-        return Found(os.path.dirname(name), lambda: _lines(name), distinct=False)
-    return Found(names=lambda: [name])
+        return Source(os.path.dirname(name), lambda: _lines(name), distinct=False)
+    return Source(names=lambda: [name])
 
 
-def _in_folder(folder: str, but: str) -> list[Found]:
+def _in_folder(folder: str, but: str) -> list[Source]:
     paths = (os.path.join(folder, name) for name in _walk(folder, TAR + PARQUET))
     holders = [path for path in paths if os.path.abspath(path) != but]
     if next(_walk(folder, tuple(ENDINGS)), None) is None:
@@ -138,31 +138,31 @@ def _in_folder(folder: str, but: str) -> list[Found]:
             f"The folder {folder} holds images and also {holders[0]}: name one kind, such as "
             f"'{os.path.join(folder, '**/*' + Path(holders[0]).suffix)}'."
         )
-    return [Found(folder, lambda: _walk(folder, tuple(ENDINGS)))]
+    return [Source(folder, lambda: _walk(folder, tuple(ENDINGS)))]
 
 
-def _in_pattern(pattern: str, but: str) -> list[Found]:
-    """A glob, braces as in shards/{000..123}.tar, or both. Files that are no images by their ending are passed over."""
-    found: list[Found] = []
+def _in_pattern(pattern: str, but: str) -> list[Source]:
+    """A glob, braces as in shards/{000..123}.tar, or both. Files whose ending is not that of an image are skipped."""
+    sources: list[Source] = []
     for one in _braces(pattern):
         if not glob.has_magic(one):
             if not os.path.isfile(one):
                 raise DataError(f"There is no file {one}, which {pattern} names.")
-            found.append(_file(one))
+            sources.append(_file(one))
             continue
         names = sorted(n for n in glob.iglob(one, recursive=True) if _ends(n, (*ENDINGS, *TAR, *PARQUET)))
         names = [name for name in names if os.path.isfile(name) and os.path.abspath(name) != but]
         if not names:
             raise DataError(f"No images, tars or Parquet files are named by {one}.")
-        found += [_file(name) for name in names if _ends(name, TAR + PARQUET)]
+        sources += [_file(name) for name in names if _ends(name, TAR + PARQUET)]
         images = [name for name in names if not _ends(name, TAR + PARQUET)]
         if images:
-            found.append(Found(names=partial(list, images), distinct=False))
-    return found
+            sources.append(Source(names=partial(list, images), distinct=False))
+    return sources
 
 
 def _braces(pattern: str) -> Iterator[str]:
-    """{a,b} and {000..123}, as the shell has them."""
+    """{a,b} and {000..123}, as in a shell."""
     parts = re.split(r"(\{[^{}]*\})", pattern)
     yield from ("".join(chosen) for chosen in product(*map(_choices, parts)))
 
@@ -195,7 +195,7 @@ def _walk(folder: str, endings: tuple[str, ...], below: str = "") -> Iterator[st
 
 
 def _lines(path: str) -> Iterator[str]:
-    """One path a line, empty lines left out."""
+    """One path per line, empty lines left out."""
     with open(path, "rb") as file:
         for number, line in enumerate(file):
             text = os.fsdecode(line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line).rstrip("\r\n")
@@ -208,7 +208,7 @@ def _ends(name: str, endings: Iterable[str]) -> bool:
 
 
 def stamp(piece: Piece) -> list[Any]:
-    """Sizes and times of what a piece is read from; absent files have none."""
+    """Sizes and times of the files that a piece is read from; None for absent ones."""
     if isinstance(piece, Files):
         return [_stat(os.path.join(piece.base, name)) for name in piece.names]
     return [_stat(piece.tar if isinstance(piece, Members) else piece.file)]
@@ -216,7 +216,7 @@ def stamp(piece: Piece) -> list[Any]:
 
 def _stat(path: str) -> tuple[int, int] | None:
     try:
-        found = os.stat(path)
+        about = os.stat(path)
     except (OSError, ValueError):
         return None
-    return found.st_size, found.st_mtime_ns
+    return about.st_size, about.st_mtime_ns

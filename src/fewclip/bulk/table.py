@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from fewclip.bulk.arrow import arrow, parquet
+from fewclip.bulk.arrow import arrow
 from fewclip.errors import SettingsError
 
 ROW_GROUP = 1 << 16
-"""Rows of a row group of the file, at most; or as many as have `GROUP_BYTES`."""
+"""Rows per row group of the file, at most; fewer if they have `GROUP_BYTES`."""
 GROUP_BYTES = 1 << 25
 
 
 def schema(probabilities: bool) -> Any:
-    """path, id, error, class, probability, top; and all probabilities if they are wanted."""
+    """path, id, error, class, probability, top; and all probabilities on request."""
     pa = arrow()
     text, share = pa.string(), pa.float32()
     ranked = pa.list_(pa.struct([pa.field("class", text), pa.field("probability", share)]))
@@ -41,43 +41,44 @@ def encode(
     paths: Sequence[str],
     ids: Sequence[str],
     errors: Sequence[str | None],
-    found: np.ndarray,
+    shares: np.ndarray,
     classes: Sequence[str],
     top: int,
     probabilities: bool,
 ) -> bytes:
-    """A part as Parquet. `found` (images without an error, classes) holds their probabilities, in order."""
+    """A part as Parquet. `shares` (images without an error, classes) holds their probabilities, in order."""
     pa = arrow()
-    best = np.argsort(-found, axis=1, kind="stable")[:, :top]
+    best = np.argsort(-shares, axis=1, kind="stable")[:, :top]
     names = [readable(name) for name in classes]
-    rows: Iterator[int] = iter(range(len(found)))
+    # Images with an error have no row in `shares`, so the place of an image there is not its place in the part.
+    rows = iter(range(len(shares)))
     places = [None if error is not None else next(rows) for error in errors]
 
     def column(of: Callable[[int], Any]) -> list[Any]:
         return [None if place is None else of(place) for place in places]
 
     def ranked(place: int) -> list[dict[str, Any]]:
-        return [{"class": names[i], "probability": found[place, i]} for i in best[place]]
+        return [{"class": names[i], "probability": shares[place, i]} for i in best[place]]
 
     columns: list[Any] = [
         [readable(path) for path in paths],
         [readable(id) for id in ids],
         [None if error is None else readable(error) for error in errors],
         column(lambda place: names[best[place, 0]]),
-        column(lambda place: found[place, best[place, 0]]),
+        column(lambda place: shares[place, best[place, 0]]),
         column(ranked),
     ]
     if probabilities:
-        columns.append(column(lambda place: found[place]))
+        columns.append(column(lambda place: shares[place]))
     wanted = schema(probabilities)
     arrays = [pa.array(values, field.type) for values, field in zip(columns, wanted, strict=True)]
     out = BytesIO()
-    parquet().write_table(pa.Table.from_arrays(arrays, schema=wanted), out)
+    arrow().parquet.write_table(pa.Table.from_arrays(arrays, schema=wanted), out)
     return out.getvalue()
 
 
 def readable(text: str) -> str:
-    r"""As UTF-8 can have it: bytes of a name that are no UTF-8 become \xff."""
+    r"""As UTF-8 can hold it: bytes of a name that are not UTF-8 become \xff."""
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:
@@ -85,9 +86,9 @@ def readable(text: str) -> str:
 
 
 def rows_of(part: Path) -> int | None:
-    """How many rows a part has; None where there is no whole one."""
+    """How many rows a part has; None if it is not whole."""
     try:
-        return int(parquet().read_metadata(part).num_rows)
+        return int(arrow().parquet.read_metadata(part).num_rows)
     except (OSError, arrow().ArrowException):
         return None
 
@@ -95,12 +96,12 @@ def rows_of(part: Path) -> int | None:
 def join(parts: Iterable[Path], out: Path, ending: str, about: dict[str, Any], probabilities: bool) -> tuple[int, int]:
     """Write the rows of all parts, in order, as .parquet, .csv or .jsonl; `about` goes into Parquet's metadata.
 
-    Returns the number of rows, and of those with an error. A part at a time is in memory, or a row group.
+    Returns the number of rows, and of those with an error. One part is in memory at a time, or one row group.
     """
     rows = errors = 0
     with WRITERS[ending](out, schema(probabilities), about) as write:
         for part in parts:
-            table = parquet().ParquetFile(part).read()
+            table = arrow().parquet.ParquetFile(part).read()
             rows += table.num_rows
             errors += table.num_rows - table.column("error").null_count
             write(table)
@@ -114,7 +115,7 @@ Write = Callable[[Any], None]
 def _as_parquet(out: Path, columns: Any, about: dict[str, Any]) -> Iterator[Write]:
     pa = arrow()
     waiting: list[Any] = []
-    told = {f"fewclip.{key}": json.dumps(value, ensure_ascii=False) for key, value in about.items()}
+    metadata = {f"fewclip.{key}": json.dumps(value, ensure_ascii=False) for key, value in about.items()}
 
     def flush() -> None:
         if waiting:
@@ -128,7 +129,7 @@ def _as_parquet(out: Path, columns: Any, about: dict[str, Any]) -> Iterator[Writ
             flush()
 
     with out.open("wb") as file:
-        with parquet().ParquetWriter(file, columns.with_metadata(told)) as writer:
+        with arrow().parquet.ParquetWriter(file, columns.with_metadata(metadata)) as writer:
             yield write
             flush()
         _to_disk(file)
@@ -172,9 +173,10 @@ WRITERS: dict[str, Callable[[Path, Any, dict[str, Any]], AbstractContextManager[
 
 
 def ending_of(out: Path) -> str:
-    """
+    """The ending of the output, which chooses its format.
+
     Raises:
-        SettingsError: an ending that says no format.
+        SettingsError: an ending of no format.
     """
     ending = out.suffix.lower()
     if ending not in WRITERS:

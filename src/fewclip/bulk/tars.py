@@ -1,6 +1,6 @@
-"""WebDataset's tars: where their images lie, without unpacking anything.
+"""WebDataset's tars: where in them the images are, without unpacking anything.
 
-Only the headers are read here; the images are read later, each from its place, by whoever predicts them.
+Only the headers are read here; the images are read later, each from its place, by the worker that predicts them.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ from fewclip.errors import DataError
 
 BLOCK = 512
 MAX_HEADER = 1 << 20
-"""Bytes that an extended header (a long name) may claim to have."""
+"""Bytes of an extended header (a long name), at most."""
 
 
 def tar_pieces(path: str) -> Iterator[Members]:
     """The members of a tar that are images by their ending, hidden ones left out, in order.
 
     Raises:
-        DataError: a tar that is compressed, damaged or cut off.
+        DataError: the tar is compressed, damaged or cut off.
     """
-    found: list[tuple[str, int, int]] = []
+    members: list[tuple[str, int, int]] = []
     for member in _members(path):
         file = PurePosixPath(member.name)
         if file.suffix.lower() not in ENDINGS or file.name.startswith(".") or member.isdir():
             continue
         plain = member.isreg() and not member.issparse()
-        found.append((member.name, member.offset_data, member.size if plain else -1))
-        if len(found) == PIECE:
-            yield Members(path, found)
-            found = []
-    if found:
-        yield Members(path, found)
+        members.append((member.name, member.offset_data, member.size if plain else -1))
+        if len(members) == PIECE:
+            yield Members(path, members)
+            members = []
+    if members:
+        yield Members(path, members)
 
 
 def _members(path: str) -> Iterator[tarfile.TarInfo]:
     try:
         with open(path, "rb") as raw:
             if raw.read(2) == b"\x1f\x8b":
-                raise DataError(f"{path} is compressed, so nothing in it can be reached alone: unpack it with gunzip.")
+                raise DataError(f"{path} is compressed, so its images can't be read one by one: unpack it with gunzip.")
             raw.seek(0)
             if os.fstat(raw.fileno()).st_size == 0:
                 raise tarfile.ReadError("it is empty")
             with tarfile.open(fileobj=cast(BinaryIO, _Headers(raw)), mode="r:") as tar:
                 while (member := tar.next()) is not None:
-                    cast(Any, tar).members.clear()  # else it keeps every one
+                    cast(Any, tar).members.clear()  # otherwise tarfile keeps every one
                     yield member
                 end = tar.offset
             raw.seek(end)
@@ -64,7 +64,7 @@ def _members(path: str) -> Iterator[tarfile.TarInfo]:
 
 
 class _Headers:
-    """A file of which tarfile can't ask for more than a header's bytes at one time."""
+    """A file from which tarfile can't read more than a header at a time."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file

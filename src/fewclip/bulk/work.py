@@ -1,11 +1,12 @@
-"""The folder beside the output where its parts are kept until all are there: what makes a run go on where it stopped.
+"""The folder beside the output that keeps its parts until all are there, so that a run can be resumed.
 
     .labels.parquet.fewclip/
+      .lock           while a process writes
       job.json        what the rows depend on; when they are finished, the size and time of the output
       plan.jsonl      the pieces
       part-N.parquet  the rows of piece N: whole, or not there
 
-The output is written here and renamed. Lock and job.json stay, so that the same command knows that it is done.
+The output is written here and renamed. job.json stays, so that the same command knows that it is done.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from fewclip.errors import OutputError
 from fewclip.files.lock import only_writer
 from fewclip.files.write import write_bytes, write_json
 
-KEPT = "What is finished is kept: the same command goes on from it."
+KEPT = "What is finished is kept: the same command resumes from it."
 
 
 class Work:
@@ -39,28 +40,24 @@ class Work:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Refuse a second process that writes the same output.
-
-        Raises:
-            OutputError
-        """
+        """Refuse, with an OutputError, a second process that writes the same output."""
         if self.out.is_dir():
             raise OutputError(f"{self.out} is a folder: give -o the name of a file.")
         with only_writer(self.folder, output=self.out):
             yield
 
     def finished(self) -> dict[str, Any] | None:
-        """What was said of the output when it was finished, if it is still that file."""
+        """What job.json records of the output when it was finished, if it is still that file."""
         job = self._read()
         if job and job.get("finished") and _stamp(self.out) == job["finished"]["file"]:
             return job
         return None
 
     def begin(self, identity: dict[str, Any], *, overwrite: bool) -> None:
-        """Go on with the parts that are there, or make ready for new ones.
+        """Keep the parts of a run with the same identity, or prepare for new ones.
 
         Raises:
-            OutputError: an output, or parts of it, that are of something else, and are not to be overwritten.
+            OutputError: there is an output, or parts of one, of something else, and it is not to be overwritten.
         """
         job = self._read()
         unfinished = job is not None and not job.get("finished")
@@ -69,8 +66,8 @@ class Work:
         if not overwrite:
             if job is not None and unfinished and any(self._parts()):
                 raise OutputError(
-                    f"{self.out} was begun with {_difference(job['identity'], identity)}: give the same command to go on "
-                    "with it, --overwrite to begin anew, or another -o."
+                    f"{self.out} was started with {_difference(job['identity'], identity)}: give the same command to resume "
+                    "it, --overwrite to start again, or another -o."
                 )
             if self.out.exists():
                 raise OutputError(f"{self.out} exists already: give --overwrite, or another -o.")
@@ -79,29 +76,30 @@ class Work:
         write_json(self._job, {"identity": identity, "finished": None})
 
     def done(self, plan: Plan) -> set[int]:
-        """Numbers of the pieces whose rows are there."""
-        found = set()
+        """Numbers of the pieces whose rows are finished."""
+        numbers = set()
         for part in self._parts():
             number = int(part.stem.removeprefix("part-"))
             if number < len(plan) and rows_of(part) == plan.counts[number]:
-                found.add(number)
-        return found
+                numbers.add(number)
+        return numbers
 
     def part(self, number: int) -> Path:
         return self.folder / f"part-{number}.parquet"
 
     def keep(self, number: int, data: bytes) -> None:
-        """
+        """Write the rows of a piece.
+
         Raises:
-            OutputError: no room. Parts that are there stay.
+            OutputError: there is no room. Parts that are finished stay.
         """
         try:
             write_bytes(self.part(number), data)
         except OutputError as error:
             raise OutputError(f"{error} {KEPT}") from error
 
-    def publish(self, identity: dict[str, Any], said: dict[str, Any]) -> None:
-        """Let what was joined be the output, then drop the parts.
+    def publish(self, identity: dict[str, Any], counts: dict[str, int]) -> None:
+        """Make the joined file the output, then delete the parts.
 
         Raises:
             OutputError
@@ -110,16 +108,16 @@ class Work:
             os.replace(self.joined, self.out)
         except OSError as error:
             raise OutputError(f"Could not write {self.out}: {error.strerror or error}. {KEPT}") from error
-        write_json(self._job, {"identity": identity, "finished": {"file": _stamp(self.out), **said}})
+        write_json(self._job, {"identity": identity, "finished": {"file": _stamp(self.out), **counts}})
         self.tidy()
 
     def tidy(self) -> None:
-        """Drop all but lock and job."""
+        """Delete all but job.json."""
         self.clear()
         self.plan.unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Drop the parts, and what a kill has left of files that were being written."""
+        """Delete the parts, and what a kill has left of files that were being written."""
         for path in (*self._parts(), self.joined, *self.folder.glob(".*.tmp")):
             path.unlink(missing_ok=True)
 
@@ -136,10 +134,10 @@ class Work:
 
 def _stamp(path: Path) -> list[int] | None:
     try:
-        found = path.stat()
+        about = path.stat()
     except OSError:
         return None
-    return [found.st_size, found.st_mtime_ns]
+    return [about.st_size, about.st_mtime_ns]
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:

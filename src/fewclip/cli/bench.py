@@ -17,7 +17,7 @@ from fewclip.bench.presets import PRESETS
 from fewclip.bench.run import Where
 from fewclip.bench.sweep import Sweep, sweep
 from fewclip.classifier import DEFAULT_BACKBONE
-from fewclip.cli.options import listed
+from fewclip.cli.options import names, numbers
 from fewclip.errors import SettingsError
 
 
@@ -115,28 +115,6 @@ def bench(arguments: list[str]) -> int:
     if not options.json:
         print(f"{len(runs)} runs, {len(rows)} rows in {options.out}. Next: fewclip report {options.out} -o report.html")
     return 1 if failed else 0
-
-
-def names(text: str) -> tuple[str, ...]:
-    """The parts of a comma-separated list, each once."""
-    return tuple(dict.fromkeys(listed(text)))
-
-
-def numbers(what: str, text: str) -> tuple[int, ...]:
-    """The whole numbers of a comma-separated list.
-
-    Raises:
-        SettingsError
-    """
-    try:
-        values = tuple(int(part) for part in names(text))
-    except ValueError:
-        raise SettingsError(
-            f"--{what} is {text!r}, but whole numbers separated by commas are expected, such as 1,2,3."
-        ) from None
-    if any(n < 1 for n in values) and what == "shots":
-        raise SettingsError(f"--{what} is {text!r}, but each must be at least 1.")
-    return values
 
 
 def assignments(pairs: tuple[str, ...]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from fewclip.cli.tables import print_table
+from fewclip.cli.table import print_table
 
 SPLITS = ("train", "val", "test")
 
@@ -28,7 +28,7 @@ class Check:
     names: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[NAMES]")] = ()
     """Data sets to check (see `fewclip data list`); by default all 15."""
     images: bool = False
-    """Open every image, too."""
+    """Open every image as well."""
     json: bool = False
     """Print JSON."""
 
@@ -40,7 +40,7 @@ class Show:
     root: Path | None = None
     """Folder that holds the published data sets; by default $FEWCLIP_DATA."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Also draw a sheet of its images to this file, such as sheet.png."""
+    """Also draw a sheet of its images into this file, such as sheet.png."""
 
 
 def data(arguments: list[str]) -> int:
@@ -60,21 +60,17 @@ def list_sets(options: Annotated[List, tyro.conf.arg(name="")] = List()) -> int:
     if options.json:
         print(json.dumps(rows, ensure_ascii=False))
         return 0
-    shown = [{key: value for key, value in row.items() if key != "what"} for row in rows]
-    print_table(
-        [{key: f"{v:,}" if isinstance(v, int) else v or "" for key, v in row.items()} for row in shown],
-        left=("name", "folder"),
-    )
+    print_table([{key: value for key, value in row.items() if key != "what"} for row in rows])
     print(
-        "Those with a folder are published ones; they lie in ROOT/FOLDER, in CoOp's layout (docs/data.md).\n"
-        "fewclip data check ROOT: what is there; fewclip data show NAME --root ROOT: one of them."
+        "Those with a folder are published ones, expected in ROOT/FOLDER in CoOp's layout (docs/data.md).\n"
+        "fewclip data check ROOT: which of them are complete; fewclip data show NAME --root ROOT: one of them."
     )
     return 0
 
 
 def check_sets(options: Annotated[Check, tyro.conf.arg(name="")]) -> int:
-    """What of the published data sets is there, what is missing, and where it comes from. Exit status 1 if anything that
-    was asked for is missing or damaged."""
+    """Which published data sets are on disk, what is missing, and where to get it. Exit status 1 if a data set that was
+    asked for is missing or damaged."""
     from fewclip.data.benchmarks.check import check
     from fewclip.data.benchmarks.table import TABLE, find_benchmark
     from fewclip.errors import DataError
@@ -109,10 +105,9 @@ def show_set(options: Annotated[Show, tyro.conf.arg(name="")]) -> int:
         print(f"Base: the first {summary.base} classes, novel: the other {len(summary.classes) - summary.base}")
     print_table(
         [
-            {"label": str(label), "class": name} | {s: f"{counts[label]:,}" for s, counts in summary.counts.items()}
+            {"label": label, "class": name} | {split: counts[label] for split, counts in summary.counts.items()}
             for label, name in enumerate(summary.classes)
-        ],
-        left=("class",),
+        ]
     )
     if options.out is not None:
         draw(summary, options.out)

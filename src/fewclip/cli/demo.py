@@ -17,12 +17,13 @@ import tyro
 from fewclip.adapters.adapter import Adapter
 from fewclip.bench.evaluation import choose, evaluate, harmonic_mean
 from fewclip.classifier import DEFAULT_BACKBONE, FewShotClassifier
-from fewclip.cli.tables import print_table
+from fewclip.cli.options import numbers
+from fewclip.cli.table import print_table
 from fewclip.clip.model import CLIP
 from fewclip.data.dataset import Dataset
 from fewclip.data.read import read_data
 from fewclip.data.sheet import Sample, sheet
-from fewclip.errors import DataError, SettingsError
+from fewclip.errors import DataError
 from fewclip.files.markdown import markdown_table
 from fewclip.files.write import write_json, write_text
 from fewclip.methods import METHODS
@@ -48,15 +49,10 @@ class Demo:
 
 
 def demo(arguments: list[str]) -> int:
-    """Fit zero-shot CLIP, MMRL and MMRL++ on the base classes of the embedded drawings, 16 images a class, and test them
+    """Fit zero-shot CLIP, MMRL and MMRL++ on the base classes of the embedded drawings, 16 images per class, and test them
     on other drawings of these classes and of classes that were never shown. Takes a few minutes on two cores."""
     options = tyro.cli(Demo, prog="fewclip demo", description=demo.__doc__, args=arguments)
-    try:
-        seeds = [int(seed) for seed in options.seeds.split(",")]
-    except ValueError:
-        raise SettingsError(
-            f"--seeds is {options.seeds!r}, but should be numbers separated by commas: 1,2,3."
-        ) from None
+    seeds = numbers("seeds", options.seeds) or (1,)
     started = time.monotonic()
     clip = CLIP.from_pretrained(DEFAULT_BACKBONE)
     train, test = read_data(options.data), read_data(options.data, "test")
@@ -83,7 +79,7 @@ def demo(arguments: list[str]) -> int:
     if options.json:
         print(json.dumps(rows))
         return 0
-    print_table(table, left=("method",), title="Accuracy in % on drawings not trained on; mean ± sd over seeds")
+    print_table(table, title="Accuracy in % on drawings not trained on; mean ± sd over seeds")
     print(
         f"Took {time.monotonic() - started:.0f} s. Pictures: {options.out / 'predictions.png'}; rows: {options.out / 'results.json'}."
     )
@@ -116,28 +112,28 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Means over seeds; HM is that of the mean accuracies, as in the papers."""
     table = []
     for method in SETTINGS:
-        mine = [row for row in rows if row["method"] == method]
-        base, novel = (statistics.mean(row[key] for row in mine) for key in ("base", "novel"))
-        spread = [statistics.pstdev(row[key] for row in mine) for key in ("base", "novel")]
+        of_method = [row for row in rows if row["method"] == method]
+        base, novel = (statistics.mean(row[key] for row in of_method) for key in ("base", "novel"))
+        spread = [statistics.pstdev(row[key] for row in of_method) for key in ("base", "novel")]
         table.append(
             {
                 "method": METHODS[method].title,
-                "base": f"{base:.1f}" + (f" ± {spread[0]:.1f}" if len(mine) > 1 else ""),
-                "novel": f"{novel:.1f}" + (f" ± {spread[1]:.1f}" if len(mine) > 1 else ""),
+                "base": f"{base:.1f}" + (f" ± {spread[0]:.1f}" if len(of_method) > 1 else ""),
+                "novel": f"{novel:.1f}" + (f" ± {spread[1]:.1f}" if len(of_method) > 1 else ""),
                 "harmonic mean": f"{harmonic_mean(base, novel):.1f}",
-                "seconds": f"{statistics.mean(row['seconds'] for row in mine):.0f}",
-                "parameters": f"{mine[0]['parameters']:,}",
+                "seconds": f"{statistics.mean(row['seconds'] for row in of_method):.0f}",
+                "parameters": f"{of_method[0]['parameters']:,}",
             }
         )
     return table
 
 
 def picture(fitted: dict[str, Adapter], test: Dataset, base: tuple[str, ...], path: Path) -> None:
-    """A sheet of test drawings, base and novel, with what each method says."""
+    """A sheet of test drawings, base and novel, with each method's prediction."""
     rows = []
     for split, heading in (
         ("base", "Base classes: 16 drawings each were shown"),
-        ("novel", "Novel classes: none was shown"),
+        ("novel", "Novel classes: no drawing was shown"),
     ):
         part = choose(test, base, split)
         part = part.take(random.Random(7).sample(range(len(part)), 6))

@@ -15,19 +15,19 @@ from fewclip.cli.options import Adapter, listed
 class Export:
     adapter: Adapter
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE.onnx")]
-    """Graph to write; a description with the classes is written beside it, as FILE.json."""
+    """Graph to write; a description with the classes is written next to it, as FILE.json."""
     dtype: Literal["fp32", "fp16"] = "fp32"
-    """Precision of weights and sums; fp16 is half as large, and less exact."""
+    """Precision of weights and sums; fp16 is half the size and less exact."""
     dynamic_batch: bool = False
-    """Let the graph take any number of images at a time, not one."""
+    """Let the graph take any number of images, not one."""
     pixels: Literal["raw", "normalised"] = "raw"
-    """What the graph takes: bytes of resized images, (batch, size, size, 3), or normalised floats, (batch, 3, size, size)."""
+    """Input: bytes of resized images, (batch, size, size, 3), or normalised floats, (batch, 3, size, size)."""
     parts: bool = False
     """Also write the two towers and the tokenizer, for classes that are named when the graph runs."""
     classes: str | None = None
-    """Names of further classes to put into the graph, separated by commas."""
+    """Names of further classes to include in the graph, separated by commas."""
     backbone: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Where the adapter's backbone is now, if not under the name it had."""
+    """The adapter's backbone, if it is not where the adapter says."""
 
 
 def export(arguments: list[str]) -> int:

@@ -24,7 +24,8 @@ from fewclip.files.lock import LOCK, only_writer
 from fewclip.files.write import TEMPORARY, clear
 from fewclip.methods import METHODS, check_chooses, find
 from fewclip.training.processes import Processes
-from fewclip.training.settings import TrainSettings, published_training
+from fewclip.training.progress import duration
+from fewclip.training.settings import TrainSettings, split_settings
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -35,7 +36,7 @@ class Fit:
     """A folder with one folder of images per class (or with train/ and test/ of that kind), a CSV file (path, class), an
     embedded data set (icons, concepts, kinds-mono), or a published one (see `fewclip data`)."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """Folder to write the adapter to: new, empty, or with an unfinished run of the same command, which goes on."""
+    """Folder to write the adapter to: new, empty, or with an unfinished run of the same command, which is resumed."""
     method: Literal[tuple(METHODS)] = "mmrl"  # type: ignore[valid-type]
     """The method (see `fewclip methods`); its own settings are listed below."""
     backbone: Annotated[str, tyro.conf.arg(metavar="NAME")] = DEFAULT_BACKBONE
@@ -44,10 +45,9 @@ class Fit:
     """Folder that holds the published data sets; by default $FEWCLIP_DATA."""
     val: Annotated[str | None, tyro.conf.arg(metavar="split|DATA")] = None
     """Validation images, by which linear-probe chooses its C, tip-adapter and tip-adapter-f their α and β: "split" for the
-    val split of DATA, or other data as above. Without them these settings stay as given. No other method has a use for
-    them."""
+    val split of DATA, or other data as above. Without them these settings stay as given. Other methods refuse them."""
     shots: int | Literal["all"] = 16
-    """Images of each class to train on."""
+    """Images per class to train on."""
     template: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
     """Sentence with {} for the class name, or a preset: photo, pet, flower, food, aircraft, texture, satellite, action,
     icon. By default the data set's own, else "a photo of a {}."."""
@@ -64,14 +64,15 @@ class Fit:
 
 def fit(arguments: list[str]) -> int:
     """Train on a few images of each class and write an adapter."""
-    options, training, settings = parse(arguments)
+    options, classifier = parse(arguments)
     val = validation(options)
     main = Processes(options.device).main
     if options.out.exists() and not options.out.is_dir():
         raise OutputError(f"The output {options.out} is a file: give a new folder with -o.")
+    # The folder is this command's until the adapter is whole in it; the processes of a launcher share it, and one writes.
     with only_writer(options.out) if main else nullcontext():
         check_out(options.out, options.overwrite)
-        adapter = learn(options, training, settings, val)
+        adapter = learn(options, classifier, val)
         if main:
             adapter.save(options.out)
             (options.out / CHECKPOINT).unlink(missing_ok=True)
@@ -84,7 +85,8 @@ def validation(options: Fit) -> Dataset | None:
     """The images of --val.
 
     Raises:
-        SettingsError: a method that has no use for them. DataError: none there.
+        SettingsError: a method that has no use for them.
+        DataError: there are none.
     """
     if options.val is None:
         return None
@@ -94,34 +96,29 @@ def validation(options: Fit) -> Dataset | None:
     return read_data(options.val, "val")
 
 
-def learn(options: Fit, training: TrainSettings, settings: Any, val: Dataset | None) -> Adapter:
-    """Train, from where an interrupted run of the same command stood."""
+def learn(options: Fit, classifier: FewShotClassifier, val: Dataset | None) -> Adapter:
+    """Train, resuming an interrupted run of the same command."""
     if options.backbone == DEFAULT_BACKBONE and options.data not in EMBEDDED and not options.json:
         print(
-            f"Note: the backbone {DEFAULT_BACKBONE} knows drawings of things, not photographs. For photographs add "
+            f"Note: the backbone {DEFAULT_BACKBONE} was trained on drawings, not on photographs. For photographs add "
             "--backbone openai/clip-vit-base-patch16 (600 MB from the hub), or a local CLIP.",
             file=sys.stderr,
         )
     dataset = read_data(options.data, root=options.root)
     if options.train_on == "base" or (options.train_on == "auto" and options.data in EMBEDDED):
         dataset = dataset.only(dataset.halves()[0])
-    classifier = FewShotClassifier(
-        options.method,
-        options.backbone,
-        shots=None if options.shots == "all" else options.shots,
-        template=options.template,
-        device=options.device,
-        verbose=not options.json,
-        **asdict(training),
-        **asdict(settings),
-    )
     return classifier.fit(dataset, val=val, checkpoint=options.out / CHECKPOINT, overwrite=options.overwrite).adapter_
 
 
-def parse(arguments: list[str]) -> tuple[Fit, TrainSettings, Any]:
-    """Options of the command, of training, and of the method that is named."""
+def parse(arguments: list[str]) -> tuple[Fit, FewShotClassifier]:
+    """Options of the command, and a classifier with those of training and of the method that is named.
+
+    Raises:
+        SettingsError, PromptError: an option that the classifier refuses.
+    """
     method = _method(arguments)
-    kind, published = find(method).Settings, TrainSettings(**published_training(method))
+    published, _ = split_settings(method, {})
+    kind = find(method).Settings
 
     def options(
         fit: Annotated[Fit, tyro.conf.arg(name="")],
@@ -131,11 +128,21 @@ def parse(arguments: list[str]) -> tuple[Fit, TrainSettings, Any]:
         return fit, training, settings
 
     options.__annotations__["settings"] = Annotated[kind, tyro.conf.arg(name="")]
-    return tyro.cli(options, prog="fewclip fit", description=fit.__doc__, args=arguments)
+    chosen, training, settings = tyro.cli(options, prog="fewclip fit", description=fit.__doc__, args=arguments)
+    return chosen, FewShotClassifier(
+        method,
+        chosen.backbone,
+        shots=None if chosen.shots == "all" else chosen.shots,
+        template=chosen.template,
+        device=chosen.device,
+        verbose=not chosen.json,
+        **asdict(training),
+        **asdict(settings),
+    )
 
 
 def _method(arguments: list[str]) -> str:
-    """What --method says, before the rest is read, since it decides which options there are."""
+    """The value of --method. It is read before the rest, since it decides which options there are."""
     for here, following in zip(arguments, [*arguments[1:], ""], strict=True):
         if here == "--method" and following:
             return following
@@ -145,7 +152,7 @@ def _method(arguments: list[str]) -> str:
 
 
 def check_out(out: Path, overwrite: bool) -> None:
-    """Refuse an output folder that holds something else than an unfinished run, or an adapter to overwrite.
+    """Refuse an output folder that holds anything but an unfinished run, or an adapter to overwrite.
 
     Raises:
         OutputError
@@ -157,14 +164,14 @@ def check_out(out: Path, overwrite: bool) -> None:
         raise OutputError(
             f"The output folder {out} holds a finished adapter: give another with -o, or add --overwrite."
         )
-    others = sorted(
-        n for n in present if not TEMPORARY.fullmatch(n) and not any(fnmatch(n, pattern) for pattern in ours)
-    )
+    others = sorted(n for n in present if not TEMPORARY.fullmatch(n) and not any(fnmatch(n, own) for own in ours))
     if others:
         raise OutputError(f"The output folder {out} is not empty, it holds {others[0]}: give a new one with -o.")
 
 
 def show(options: Fit, adapter: Adapter) -> None:
+    stages = adapter.method.stages
+    epochs = len(adapter.training.history) // stages
     summary = {
         "adapter": str(options.out),
         "method": options.method,
@@ -176,18 +183,21 @@ def show(options: Fit, adapter: Adapter) -> None:
         "val_images": adapter.training.val_images,
         "chosen": adapter.training.chosen,
         "loss": adapter.training.history[-1]["loss"] if adapter.training.history else None,
+        "stages": stages,
+        "epochs": epochs,
         "seconds": round(adapter.training.seconds, 2),
     }
     if options.json:
         print(json.dumps(summary, ensure_ascii=False))
         return
+    length = "" if summary["loss"] is None else f", {duration(epochs, stages)}"
     loss = "" if summary["loss"] is None else f", loss {summary['loss']:.3f}"
     if summary["chosen"]:
         settings = ", ".join(f"{name} {value:.4g}" for name, value in summary["chosen"].items())
         print(f"Chosen by {summary['val_images']} validation images: {settings}.")
     print(
         f"{options.method} on {summary['backbone']}: {len(adapter.classes)} classes, {summary['images']} images, "
-        f"{summary['parameters']:,} trained parameters, {summary['seconds']} s{loss}.\n"
+        f"{summary['parameters']:,} trained parameters{length}, {summary['seconds']} s{loss}.\n"
         f"Saved to {options.out}. Next:\n"
         f"  fewclip eval {options.out} {options.data}\n"
         f"  fewclip predict {options.out} IMAGE … [--classes NAME,NAME,…]"

@@ -8,7 +8,7 @@ from typing import Any
 
 import tyro
 
-from fewclip.cli.tables import print_table
+from fewclip.cli.table import print_table
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,6 @@ def _print(command: str, text: str | None, arguments: list[str], rows: list[dict
     if options.json:
         print(json.dumps(rows, ensure_ascii=False))
         return 0
-    print_table(rows, left=rows[0].keys() - {"year", "parameters"}, wrap=True)
+    print_table(rows, wrap=True)
     print(foot)
     return 0

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import tyro
 
+from fewclip.errors import SettingsError
+
 Adapter = Annotated[
     str,
     tyro.conf.Positional,
@@ -20,3 +22,23 @@ Adapter = Annotated[
 def listed(text: str) -> tuple[str, ...]:
     """The parts of an option that takes several, separated by commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def names(text: str) -> tuple[str, ...]:
+    """The same, each once."""
+    return tuple(dict.fromkeys(listed(text)))
+
+
+def numbers(what: str, text: str) -> tuple[int, ...]:
+    """The whole numbers of an option that takes several.
+
+    Raises:
+        SettingsError: anything else, or shots below 1.
+    """
+    try:
+        values = tuple(int(part) for part in names(text))
+    except ValueError:
+        raise SettingsError(f"--{what} is {text!r}, but it must be whole numbers separated by commas: 1,2,3.") from None
+    if what == "shots" and min(values, default=1) < 1:
+        raise SettingsError(f"--{what} is {text!r}, but each must be at least 1.")
+    return values

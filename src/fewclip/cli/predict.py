@@ -29,9 +29,8 @@ from fewclip.workers.progress import Progress
 class Predict:
     adapter: Adapter
     images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="[SOURCE]")]
-    """Images, or folders of images. With -o also globs such as 'photos/**/*.jpg', lists (.txt, one path per line),
-    Parquet files with a column of images, WebDataset tars such as 'shards/{000..123}.tar', and folders of tars or Parquet
-    files."""
+    """Images, or folders of images. With -o also globs such as 'photos/**/*.jpg', lists (.txt, one path per line), Parquet
+    files with images, WebDataset tars such as 'shards/{000..123}.tar', and folders of tars or Parquet files."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = None
     """Write one row per image to this .parquet, .csv or .jsonl. The same command resumes a run that was stopped."""
     classes: str | None = None

@@ -14,25 +14,25 @@ class Push:
     adapter: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ADAPTER")]
     """Folder that `fewclip fit` wrote."""
     repo: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="USER/NAME")]
-    """Repository on the Hugging Face hub; made if there is none."""
+    """Repository on the Hugging Face hub; created if it doesn't exist."""
     private: bool = False
     """Make a new repository private; an existing public one is refused."""
     token: Annotated[str | None, tyro.conf.arg(metavar="TOKEN")] = None
-    """Access token; by default $HF_TOKEN, or that of `hf auth login`, which other users of this machine don't see."""
+    """Access token; by default $HF_TOKEN or that of `hf auth login`, which other users of this machine can't see."""
     revision: Annotated[str | None, tyro.conf.arg(aliases=["--branch"], metavar="BRANCH")] = None
-    """Branch to push to, made if there is none; by default main."""
+    """Branch to push to, created if it doesn't exist; by default main."""
     message: Annotated[str | None, tyro.conf.arg(aliases=["-m"], metavar="TEXT")] = None
-    """Message of the commit."""
+    """Commit message."""
     pull_request: bool = False
     """Open a pull request instead of changing the branch."""
     licence: Annotated[str | None, tyro.conf.arg(aliases=["--license"], metavar="ID")] = None
     """The adapter's licence, as the hub names it: mit, apache-2.0, cc-by-4.0, other, …"""
     results: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Results that the card states: rows.jsonl of `fewclip bench`, or what `fewclip eval --json` printed."""
+    """Results for the card: rows.jsonl of `fewclip bench`, or the output of `fewclip eval --json`."""
     card: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """A model card of your own to send instead of the generated one."""
+    """Your own model card, to send instead of the generated one."""
     train_names: bool = True
-    """Send the names of the training images' files, by which `fewclip eval` leaves them out."""
+    """Send the file names of the training images, which `fewclip eval` needs to leave them out."""
     dry_run: bool = False
     """Send nothing: write the card to README.hub.md in the adapter's folder, and list what would be sent."""
 

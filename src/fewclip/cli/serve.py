@@ -24,17 +24,17 @@ class Serve:
     port: int = 8000
     """Port to listen on; 0 takes a free one."""
     token_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """File with a bearer token that clients must send; by default $FEWCLIP_TOKEN, and none without it."""
+    """File with a bearer token that clients must send; by default $FEWCLIP_TOKEN; if that is not set, none is needed."""
     allow_host: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME…")] = ()
-    """Further names under which a server without a token that listens on this machine alone may be asked for."""
+    """Further names that a server without a token answers to, if it listens only on this machine."""
     backbone: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Where the adapter's backbone is now, if not under the name it had."""
+    """The adapter's backbone, if it is not where the adapter says."""
     device: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """cpu, cuda, …; by default a GPU if there is one."""
+    """cpu, cuda, …; by default a GPU if available."""
 
 
 def serve(arguments: list[str]) -> int:
-    """Answer requests over HTTP, and show a page to try images on."""
+    """Serve an adapter over HTTP, with a page to try images on."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         if {"-h", "--help"} & set(arguments):
@@ -50,7 +50,7 @@ def serve(arguments: list[str]) -> int:
     ) -> tuple[Serve, Limits, Batching]:
         return serve, limits, batching
 
-    parse.__annotations__ |= {  # the names are known here alone
+    parse.__annotations__ |= {  # types that are imported only here
         "return": tuple,
         "limits": Annotated[Limits, tyro.conf.arg(name="")],
         "batching": Annotated[Batching, tyro.conf.arg(name="")],
@@ -60,7 +60,7 @@ def serve(arguments: list[str]) -> int:
 
 
 def start(options: Serve, limits: object, batching: object) -> int:
-    """Load the adapter, then answer until a signal says stop."""
+    """Load the adapter, then answer requests until SIGINT or SIGTERM."""
     from fewclip.adapters.adapter import Adapter as Loaded
     from fewclip.serve.app import create_app
     from fewclip.serve.guard import VARIABLE, find_token
@@ -76,8 +76,8 @@ def start(options: Serve, limits: object, batching: object) -> int:
     hosts = {*local_names(options.host, bound), *options.allow_host} if token is None and is_local(bound) else None
     if token is None and not is_local(bound):
         print(
-            f"Note: {options.host} can be reached from other machines, and no token is asked for: set ${VARIABLE}, or "
-            "give --token-file.",
+            f"Note: {options.host} can be reached from other machines, and no token is needed: set ${VARIABLE}, or give "
+            "--token-file.",
             file=sys.stderr,
         )
 

@@ -1,9 +1,9 @@
-"""Many classes: prompts of like length side by side, and no more memory than there is.
+"""Many classes: prompts of similar length together, within the memory that there is.
 
 A batch of suffixes is as long as its longest class name; sorted into groups by length, short names don't pay for long
-ones. A group is a `Stem` of its own, so an edit sees each of them in turn: it must treat every class alike, as one does
-that changes the prefix, or be told which classes it sees (`TextGroups.features`). The prefix (a dozen tokens) is computed
-once a group.
+ones. Each group is a `Stem`, so an edit sees them one after the other: it must treat every class alike, as an edit of
+the prefix does, or be told which classes it sees (`TextGroups.features`). The prefix (a dozen tokens) is computed
+once per group.
 
 What the backward pass of a group needs is kept while it fits into an eighth of the memory; the groups beyond are
 computed again in the backward pass (`torch.utils.checkpoint`), which gives the same numbers for half as much time again.
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 Part = TypeVar("Part")
 
 GROUP_COST = {"cpu": 64, "cuda": 4096}
-"""Padding tokens that cost as much time as one more group does."""
+"""How many padding tokens cost as much time as one more group."""
 GROUP_TOKENS = {"cpu": 4096, "cuda": 65536}
-"""Suffix tokens a group at most: on a CPU their hidden states then fit the cache and are allocated from freed memory."""
+"""The most suffix tokens per group: on a CPU their hidden states then fit the cache and are allocated from freed memory."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class TextGroups(Generic[Part]):
         dim: int = -2,
         keep_bytes: int | None = None,
     ) -> Tensor:
-        """`run` over each group and the numbers of its classes, in the order of the classes, which stand along `dim`.
+        """`run` over each group and the numbers of its classes, in the order of the classes, along `dim`.
 
         `kept`: bytes that a group keeps for the backward pass. `keep_bytes`: how many may be kept, by default an eighth of
         the machine's or the GPU's memory.
@@ -109,7 +109,7 @@ def split(lengths: list[int], cost: int) -> list[tuple[int, int]]:
 def layer_bytes(tokens: TextTokens, computed: int | None = None) -> int:
     """What one layer keeps for the backward pass: ten widths a token, and the prefix's keys and values with each class.
 
-    `computed`: how many tokens of a class are, if not all of its suffix.
+    `computed`: how many tokens per class are computed, if not all of its suffix.
     """
     classes, suffix, width = tokens.suffix.shape[-3:]
     copies = tokens.suffix.shape[:-3].numel()

@@ -1,4 +1,4 @@
-"""Prompt templates by name: those of the benchmark data sets (shared/datasets.md §1), and one for drawings."""
+"""Prompt templates by name: those of the benchmark data sets (docs/data.md), and one for drawings."""
 
 from __future__ import annotations
 

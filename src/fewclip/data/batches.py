@@ -46,17 +46,23 @@ class DecodedImages:
 
 @dataclass(frozen=True)
 class Batch:
-    """A share of a training batch. `whole` is how many images the batch has over all shares."""
+    """A share of a training batch. `whole` is how many images the batch has over all shares.
+
+    `counted`: False for a process that a short batch has no image for. It computes one all the same, so that all processes
+    exchange the same gradients, with weight 0.
+    """
 
     images: Float[Tensor, "share 3 size size"]
     labels: Int[Tensor, " share"]
     whole: int
+    counted: bool = True
 
 
 class TrainingBatches:
     """Shuffled, augmented batches. Every random choice follows from (seed, epoch, image), so any batch can be made again.
 
-    The last batch of an epoch is dropped if it is short, unless it is the only one, as in the published code.
+    The last batch of an epoch is dropped if it is short, unless it is the only one, as in most published code
+    (`fewclip.methods.base.Method.keep_last`).
     """
 
     def __init__(
@@ -70,17 +76,25 @@ class TrainingBatches:
         cache_bytes: int = 2 << 30,
         share: tuple[int, int] = (0, 1),
         threads: int = 2,
+        keep_last: bool = False,
     ) -> None:
-        """`share` = (rank, processes): which part of each batch is this process's."""
+        """`share` = (rank, processes): which part of each batch is this process's. `keep_last`: a short last batch is
+        used too."""
         self.dataset, self.preprocess, self.seed = dataset, preprocess, seed
         self.batch_size = min(batch_size, len(dataset))
         self.rank, self.processes = share
-        self.threads, self.crop_min = threads, crop_min
+        self.threads, self.crop_min, self.keep_last = threads, crop_min, keep_last
         self.decoded = DecodedImages(dataset.images, cache_bytes)
 
     def __len__(self) -> int:
-        """Batches an epoch."""
-        return len(self.dataset) // self.batch_size
+        """Batches per epoch."""
+        whole, left = divmod(len(self.dataset), self.batch_size)
+        return whole + (self.keep_last and left > 0)
+
+    @property
+    def images(self) -> int:
+        """Images per epoch."""
+        return min(len(self) * self.batch_size, len(self.dataset))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `start` on, made a few ahead by threads."""
@@ -91,10 +105,11 @@ class TrainingBatches:
             yield from _ahead(batches, lambda batch: self._submit(pool, epoch, batch), self.threads + 1)
 
     def _submit(self, pool: ThreadPoolExecutor, epoch: int, batch: list[int]) -> Callable[[], Batch]:
-        mine = batch[self.rank :: self.processes]
-        images = [pool.submit(self._image, epoch, index) for index in mine]
-        labels = torch.tensor([self.dataset.labels[index] for index in mine])
-        return lambda: Batch(_stack(images), labels, len(batch))
+        share = batch[self.rank :: self.processes]
+        indices = share or batch[:1]
+        images = [pool.submit(self._image, epoch, index) for index in indices]
+        labels = torch.tensor([self.dataset.labels[index] for index in indices])
+        return lambda: Batch(_stack(images), labels, len(batch), counted=bool(share))
 
     def _image(self, epoch: int, index: int) -> Tensor:
         return self.preprocess.augment(

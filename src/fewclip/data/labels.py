@@ -7,12 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from fewclip.errors import DataError
 
 EXPECTED = "expected a class name (text) or a whole number"
 LARGEST = 2**63 - 1
 
+LabelsLike = Sequence[str | int] | np.ndarray | Tensor
+"""Labels of images, or classes: text or whole numbers."""
 ClassNames = Sequence[str] | Mapping[int, str]
 """Names of classes whose labels are whole numbers: label i is `names[i]`."""
 

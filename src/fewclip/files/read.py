@@ -1,4 +1,4 @@
-"""Files that somebody else may have written: regular ones, of bounded size, and JSON of bounded depth."""
+"""Reading untrusted files: only regular ones, of bounded size, and JSON of bounded depth."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pathlib import Path
 from typing import Any
 
 MOST = 256 << 20
-"""Bytes of a file that is read as a whole."""
+"""Bytes of a file that is read as a whole, at most."""
 
 
 def read_bytes(path: Path, most: int = MOST) -> bytes:
     """The content of a regular file.
 
     Raises:
-        OSError: it is absent or can't be read, is no regular file (a pipe might never end), or has more than `most` bytes.
+        OSError: it is absent or can't be read, is not a regular file (a pipe might never end), or has more than `most` bytes.
     """
-    found = os.stat(path)
-    if stat.S_ISDIR(found.st_mode):
+    about = os.stat(path)
+    if stat.S_ISDIR(about.st_mode):
         raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
-    if found.st_size > most:
-        raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, more than the {most:,} that are read", str(path))
+    if not stat.S_ISREG(about.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    if about.st_size > most:
+        raise OSError(errno.EFBIG, f"it has {about.st_size:,} bytes, more than the {most:,} that are read", str(path))
     return path.read_bytes()
 
 
@@ -40,10 +40,10 @@ def read_text(path: Path, most: int = MOST) -> str:
 
 
 def parse_json(data: bytes | str) -> Any:
-    """What a JSON text says.
+    """The value of a JSON text.
 
     Raises:
-        ValueError: it is no JSON, or nested too deeply.
+        ValueError: it is not JSON, or nested too deeply.
     """
     try:
         return json.loads(data)
@@ -52,7 +52,7 @@ def parse_json(data: bytes | str) -> Any:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is such a file or folder; a name that no file can have is one that there isn't."""
+    """Whether there is such a file or folder; false for names that no file can have."""
     try:
         return path.exists()
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
 """Files that are either whole or absent: written under a temporary name, then renamed.
 
-Bytes are on the disk before a name leads to them, and the name before the writer goes on: fsync of the file, rename, fsync
-of its folder. A temporary is locked as long as its writer lives, so what a killed one left is known and cleared by the next.
+Bytes are on the disk before they get their name, and the name before the writer continues: fsync of the file, rename, fsync
+of its folder. A temporary is locked while its writer lives, so the next writer knows and deletes what a killed one left.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ TEMPORARY = re.compile(r"\.(?P<of>.+)\.[0-9a-f]+\.tmp")
 
 
 def write_files(files: Mapping[Path, bytes], finish: Path | None = None) -> None:
-    """Write several files, none of which ever holds a part of its bytes.
+    """Write several files, each of which is whole or absent at any time.
 
-    The bytes of all are on the disk before the first is renamed, so where there is no room nothing has changed; they are
-    renamed in order. `finish`, the last of them, is deleted before the others are replaced: where it is, all are of one time.
+    The bytes of all are on the disk before the first is renamed, so nothing has changed if there is no room; they are
+    renamed in order. `finish`, the last of them, is deleted before the others are replaced: where it exists, all files are
+    of the same call.
 
     Raises:
         OutputError: a place can't be written to.
@@ -68,7 +69,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """UTF-8. Halves of characters, as names of files may hold, are written as JSON's escapes."""
+    """Write UTF-8. Lone surrogates, which file names may hold, are written as JSON's escapes."""
     write_bytes(path, text.encode(errors="backslashreplace"))
 
 
@@ -94,7 +95,7 @@ def as_tensors(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> bytes:
 
 
 def _ordered(data: bytes) -> bytes:
-    """The file with its metadata sorted: safetensors writes them in an order that differs from call to call."""
+    """The file with its metadata sorted: safetensors writes them in a different order at each call."""
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
     if "__metadata__" in header:
@@ -105,7 +106,7 @@ def _ordered(data: bytes) -> bytes:
 
 
 def move(old: Path, new: Path) -> None:
-    """Rename within a folder, in the place of what had the new name; on the disk when this returns."""
+    """Rename within a folder, replacing what had the new name; on the disk when this returns."""
     os.replace(old, new)
     sync_folder(new.parent)
 
@@ -136,10 +137,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def clear(folder: Path, *patterns: str) -> None:
-    """Delete the temporaries of files with such names whose writers are no more."""
+    """Delete temporaries of files whose names match, if their writers have ended."""
     for name in os.listdir(folder) if folder.is_dir() else ():
-        found = TEMPORARY.fullmatch(name)
-        if found and any(fnmatchcase(found["of"], pattern) for pattern in patterns):
+        match = TEMPORARY.fullmatch(name)
+        if match and any(fnmatchcase(match["of"], pattern) for pattern in patterns):
             with suppress(OSError):
                 descriptor = os.open(folder / name, os.O_RDWR | os.O_NOFOLLOW)
                 try:
@@ -152,7 +153,7 @@ def clear(folder: Path, *patterns: str) -> None:
 def lock(descriptor: int, wait: bool = False) -> bool | None:
     """Lock an open file until it is closed, which the system does when a process dies.
 
-    Returns whether it is ours now; None where files can't be locked (Windows, some network folders).
+    Returns whether this process has it now; None where files can't be locked (Windows, some network folders).
     """
     if fcntl is None:
         return None
@@ -168,7 +169,7 @@ def lock(descriptor: int, wait: bool = False) -> bool | None:
 @contextmanager
 def _temporary(path: Path, data: bytes) -> Iterator[Path]:
     """`data` on the disk beside `path`, under another name; deleted at the end unless it was renamed."""
-    temporary, descriptor = _own(path)
+    temporary, descriptor = _create(path)
     try:
         left = memoryview(data)
         while left:
@@ -181,12 +182,12 @@ def _temporary(path: Path, data: bytes) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def _own(path: Path) -> tuple[Path, int]:
+def _create(path: Path) -> tuple[Path, int]:
     """A new locked file beside `path`, and its descriptor."""
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         lock(descriptor, wait=True)
-        if os.fstat(descriptor).st_nlink:  # else `clear` of another process came between
+        if os.fstat(descriptor).st_nlink:  # otherwise `clear` of another process deleted it before the lock
             return temporary, descriptor
         os.close(descriptor)

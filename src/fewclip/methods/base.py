@@ -1,4 +1,4 @@
-"""What a method answers.
+"""What a method must provide.
 
 A method is a module that holds its learnable tensors and nothing else: the frozen CLIP is kept beside it, not in it,
 so `parameters()` are what trains and `state_dict()` is what an adapter file stores.
@@ -26,16 +26,16 @@ SCALE = 100.0
 Loss = Callable[[Tensor, Tensor], "dict[str, Tensor]"]
 """Of images and labels: the `loss`, with the outputs it was made from."""
 Gradients = list["Tensor | None"]
-"""One for each trained parameter."""
+"""One per trained parameter."""
 
 
 class Step(Protocol):
-    """A training batch with all that a method may do with it; the loop's is `fewclip.training.loop.BatchStep`."""
+    """A training batch and what a method may do with it; the loop's is `fewclip.training.loop.BatchStep`."""
 
     number: int
-    """Steps of the run before this one."""
+    """How many steps of the run came before."""
     seed: int
-    """Of the run: `fewclip.seeds.derive` makes a generator's seed of it and the step's number."""
+    """The run's seed; `fewclip.seeds.derive` makes a generator's seed from it and the step's number."""
     lr: float
     """Learning rate of this step."""
     images: Tensor
@@ -52,7 +52,7 @@ class Step(Protocol):
 
 
 class Examples(Protocol):
-    """The training images for methods that learn from their features: `fewclip.data.batches`."""
+    """The training images, for methods that learn from their features: `fewclip.data.batches`."""
 
     labels: Int[Tensor, " images"]
     """The label of each image."""
@@ -63,7 +63,7 @@ class Examples(Protocol):
         """All images as they are predicted, in order: batches of normalised pixels."""
 
     def augmented(self, number: int) -> Iterable[Tensor]:
-        """All images in order, as cropped and mirrored for the `number`-th time."""
+        """All images in order, cropped and mirrored for the `number`-th time."""
 
 
 class Method(nn.Module, ABC):
@@ -80,17 +80,19 @@ class Method(nn.Module, ABC):
     parameters_b16: ClassVar[str] = ""
     """How many numbers that is on ViT-B/16 with default settings; tests/methods/test_parameters.py counts them."""
     new_classes: ClassVar[str]
-    """What it says of classes that it was not trained on, in a few words; empty where it can say nothing."""
+    """How it scores classes that it was not trained on, in a few words; empty if it can't."""
     Settings: ClassVar[type]
     """Its dataclass of settings."""
     train_settings: ClassVar[dict[str, Any]] = {}
     """Fields of `TrainSettings` whose published values differ from the defaults there."""
     whole_batches: ClassVar[bool] = False
     """The loss compares the images of a batch, so that it can't be split into parts or over processes."""
+    keep_last: ClassVar[bool] = False
+    """It trains on the short batch at the end of an epoch too, which other methods drop."""
     chooses: ClassVar[str] = ""
-    """What it chooses by validation images, in a few words; empty where it has no use for them."""
+    """What it chooses on validation images, in a few words; empty if it does not use them."""
     published_val: ClassVar[Literal["", "few", "all"]] = ""
-    """Which of them its published runs look at: at most 4 of each class, or the whole val split."""
+    """Which validation images its published runs use: at most 4 per class, or the whole val split."""
 
     clip: CLIP
     """The frozen backbone."""
@@ -112,11 +114,11 @@ class Method(nn.Module, ABC):
         """Compute once, before the first step, what training on these classes needs of the frozen text tower."""
 
     def memorise(self, examples: Examples, val: Examples | None = None) -> None:
-        """Learn what needs no gradient: called once, between `prepare` and the first step."""
+        """Learn whatever needs no gradient: called once, between `prepare` and the first step."""
 
     @property
     def chosen(self) -> dict[str, float]:
-        """The settings that validation images chose, by name; empty where there were none."""
+        """The settings that were chosen on validation images, by name; empty if there were none."""
         return {}
 
     # Training
@@ -137,14 +139,14 @@ class Method(nn.Module, ABC):
 
     @property
     def stages(self) -> int:
-        """Trainings one after the other, each with all epochs, the whole schedule and a fresh optimiser."""
+        """How many trainings there are one after the other, each with all epochs, the whole schedule and a fresh optimiser."""
         return 1
 
     def begin_stage(self, stage: int) -> None:
-        """Called before the first step of each, counted from 1, and where a run goes on in one."""
+        """Called before the first step of each stage, counted from 1, and when a run resumes in one."""
 
     def end_epoch(self, epoch: int, epochs: int) -> None:
-        """Called behind the last step of each epoch of a stage, counted from 1."""
+        """Called after the last step of each epoch of a stage, counted from 1."""
 
     def training_state(self) -> dict[str, Tensor]:
         """Tensors that training needs and the adapter doesn't; a checkpoint keeps them and writes them back in place."""

@@ -1,8 +1,8 @@
-"""CLIP-Adapter: a bottleneck behind the image tower, blended with CLIP's own feature.
+"""CLIP-Adapter: a bottleneck after the image tower, blended with CLIP's own feature.
 
 Gao, Geng, Zhang, Ma, Fang, Zhang, Li and Qiao, "CLIP-Adapter: Better Vision-Language Models with Feature Adapters", IJCV
-2024 (arXiv 2110.04544), eq. 2-4: g = r·relu(relu(f A₁) A₂) + (1 - r)·f. The paper's second adapter, behind the text
-tower, was no gain there and is not in its code, nor here.
+2024 (arXiv 2110.04544), eq. 2-4: g = r·relu(relu(f A₁) A₂) + (1 - r)·f. The paper's second adapter, after the text
+tower, brought no gain there and is neither in its code nor here.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from fewclip.clip.model import CLIP
-from fewclip.errors import SettingsError
 from fewclip.methods.base import unit
 from fewclip.methods.coop import coop_training
 from fewclip.methods.cosine import CosineMethod
+from fewclip.methods.settings import Count, Settings, Share
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 
 @dataclass(frozen=True, kw_only=True)
-class CLIPAdapterSettings:
-    ratio: float = 0.2
+class CLIPAdapterSettings(Settings):
+    ratio: Share = 0.2
     """r: share of the adapter's output in the image feature."""
-    reduction: int = 4
+    reduction: Count = 4
     """How much narrower than the joint space the bottleneck is."""
 
 
@@ -35,7 +35,7 @@ class CLIPAdapter(CosineMethod):
     name = "clip-adapter"
     title = "CLIP-Adapter"
     paper = "Gao et al., IJCV 2024"
-    trained = "a bottleneck behind the image tower"
+    trained = "a bottleneck after the image tower"
     parameters_b16 = "131,072"
     new_classes = "CLIP's feature of the new name against the adapted image feature"
     Settings = CLIPAdapterSettings
@@ -44,8 +44,6 @@ class CLIPAdapter(CosineMethod):
 
     def __init__(self, clip: CLIP, settings: CLIPAdapterSettings | None = None, classes: int = 0) -> None:
         super().__init__(clip, settings, classes)
-        if not 0 <= self.settings.ratio <= 1:
-            raise SettingsError(f"ratio is {self.settings.ratio}, but it mixes two features and lies between 0 and 1.")
         dim = clip.config.embed_dim
         hidden = max(1, dim // self.settings.reduction)
         self.adapter = nn.Sequential(

@@ -2,7 +2,7 @@
 
 Zanella and Ben Ayed, "Low-Rank Few-Shot Adaptation of Vision-Language Models", CVPR Workshops 2024 (arXiv 2405.18541):
 a projection W becomes W + (α/√r)·B A, fitted by cross-entropy with one set of settings for all data. (The paper's γ is
-α/r; its code's, and so this, α/√r.) In training each class drops out its own inputs, so the prompts share no prefix then.
+α/r; its code's, and so this, α/√r.) In training dropout is drawn for each class, so the prompts share no prefix then.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from fewclip.methods import frozen
 from fewclip.methods.base import SCALE, unit
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.cosine import CosineMethod
+from fewclip.methods.settings import Count, Range, Settings, Weight
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -33,10 +34,10 @@ PLACES: dict[str, Place] = {"q": "query", "k": "key", "v": "value", "o": "output
 
 
 @dataclass(frozen=True, kw_only=True)
-class CLIPLoRASettings:
-    rank: int = 2
+class CLIPLoRASettings(Settings):
+    rank: Count = 2
     """r: rank of each update."""
-    alpha: float = 1.0
+    alpha: Weight = 1.0
     """α: an update is multiplied by α/√r."""
     projections: str = "qkv"
     """Which projections: letters of q, k, v and o (the output projection)."""
@@ -44,12 +45,12 @@ class CLIPLoRASettings:
     """Which layers of a tower: all, a third, a half, the last three, or numbers counted from 1."""
     towers: Literal["both", "image", "text"] = "both"
     """Which towers."""
-    dropout: float = 0.25
+    dropout: Annotated[float, Range(0, 1, below=True)] = 0.25
     """Share of an update's inputs that is dropped in training."""
 
 
 class Updates(nn.Module):
-    """Factors of one tower's updates: A (n, p, r, width), B (n, p, width, r), a row a layer and projection."""
+    """Factors of one tower's updates: A (n, p, r, width), B (n, p, width, r), one row per layer and projection."""
 
     def __init__(self, layers: list[int], projections: int, width: int, rank: int) -> None:
         super().__init__()
@@ -79,15 +80,14 @@ class CLIPLoRA(CosineMethod):
         "min_lr": 1e-6,
         "crop_min": 0.08,
     }
+    keep_last = True
     settings: CLIPLoRASettings
 
     def __init__(self, clip: CLIP, settings: CLIPLoRASettings | None = None, classes: int = 0) -> None:
         super().__init__(clip, settings, classes)
         s, config = self.settings, clip.config
-        if s.rank < 1 or not s.projections or set(s.projections) - set(PLACES):
-            raise SettingsError(
-                f"rank is {s.rank} and projections {s.projections!r}: expected at least 1, and letters of qkvo."
-            )
+        if not s.projections or set(s.projections) - set(PLACES):
+            raise SettingsError(f"projections is {s.projections!r}, but it must be letters of qkvo, such as qkv.")
         count = len(s.projections)
         self.places = [PLACES[letter] for letter in s.projections]
         self.image, self.text = None, None
@@ -101,7 +101,7 @@ class CLIPLoRA(CosineMethod):
         return self.clip.logit_scale.new_tensor(SCALE)
 
     def drop(self, updates: Updates, layer: int, place: Place, x: Tensor) -> Tensor:
-        """Dropout on the input of an update alone; the frozen projection sees all of it."""
+        """Dropout on the input of an update only; the frozen projection sees all of it."""
         return F.dropout(x, self.settings.dropout, self.training)
 
     def beside(self, updates: Updates | None) -> Beside | None:
@@ -143,7 +143,7 @@ def chosen(which: str | Sequence[int], depth: int) -> list[int]:
     """The layers of that name, counted from 1.
 
     Raises:
-        SettingsError: numbers that are no layers.
+        SettingsError: numbers that are not layers.
     """
     if not isinstance(which, str):
         if not which or not all(1 <= number <= depth for number in which):

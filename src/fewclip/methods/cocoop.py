@@ -20,6 +20,7 @@ from fewclip.methods.base import Method, normal, unit
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import Slots, sentence, start_from_words
 from fewclip.methods.coop import coop_training
+from fewclip.methods.settings import Count, Settings
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -29,12 +30,12 @@ PROMPTS_AT_ONCE = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoCoOpSettings:
-    context_tokens: int = 4
+class CoCoOpSettings(Settings):
+    context_tokens: Count = 4
     """M: learned vectors."""
     words: str = "a photo of a"
     """Words whose embeddings they start from, if there are at least M; else they start from N(0, 0.02²)."""
-    reduction: int = 16
+    reduction: Count = 16
     """How much narrower than the joint space the network's middle is."""
 
 

@@ -1,7 +1,7 @@
 """Learned context: vectors in the place of a prompt's words, the idea of CoOp and its family.
 
 A prompt is start token, M context vectors, class name, rest. What is not learned is embedded once; the context is put in
-at every step. While it is the same for all classes and stands in front of the name, it is part of the prefix that the
+at every step. While it is the same for all classes and precedes the name, it is part of the prefix that the
 text tower runs once for all classes. Classes go through it in groups of like length (clip/groups.py).
 """
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 Position = Literal["end", "middle", "front"]
-"""Where the class name stands: behind the context, in the middle of it, before it."""
+"""Where the class name is: after the context, in the middle of it, or before it."""
 
 
 def sentence(context_tokens: int, words: str = "", tail: str = ".") -> str:
     """A sentence with room for the context before the class name: its first `context_tokens` words are replaced.
 
-    These are `words`, with place-holders before them if they are fewer; further ones stay.
+    These are `words`, with placeholders before them if they are fewer; further words stay.
     """
     given = words.split()
     return " ".join(["X"] * (context_tokens - len(given)) + given + ["{}"]) + tail
@@ -40,18 +40,18 @@ def embed_words(clip: CLIP, prompts: Prompts, first: int, count: int) -> Float[T
 
 @torch.no_grad()
 def start_from_words(context: Float[Tensor, "m width"], words: str, clip: CLIP, prompts: Prompts) -> None:
-    """Context vectors start from the embeddings of the words in whose place they stand, if there are as many words; if
-    not, from what they are."""
+    """Context vectors start from the embeddings of the words that they replace, if there are as many words; else they stay
+    as they are."""
     if len(words.split()) >= len(context):
         context.copy_(embed_words(clip, prompts, 1, len(context)))
 
 
 class Slots:
-    """Prompts in which the M tokens behind the start token are replaced by context vectors.
+    """Prompts in which the M tokens after the start token are replaced by context vectors.
 
     `own`: each class has its own. `position`: where the class name is; if not at the end, `names` gives the length of each
     name in tokens.
-    `share`: how many such sets of prompts a step runs (`TextGroups`).
+    `share`: how many such sets of prompts a step computes (`TextGroups`).
     """
 
     @torch.no_grad()
@@ -107,7 +107,8 @@ class _Group:
         )
         self.eot = prompts.eot.to(clip.device) - split
         self.frozen_suffix: Tensor | None = None
-        if not bool((self.suffix_order >= length).any()):
+        # Known without looking at the tokens, which are an input where this is traced for export
+        if before == context_tokens and split > context_tokens:  # all slots are in the prefix
             self.frozen_suffix = self.embedded.take_along_dim(self.suffix_order, -2) + self.suffix_position
 
     def fill(self, context: Tensor, own: bool) -> Stem[TextTokens]:

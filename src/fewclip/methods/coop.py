@@ -13,11 +13,11 @@ from torch import Tensor
 
 from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
-from fewclip.errors import SettingsError
 from fewclip.methods.base import normal, unit
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import Position, Slots, sentence, start_from_words
 from fewclip.methods.cosine import CosineMethod
+from fewclip.methods.settings import Count, Settings
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -29,17 +29,17 @@ def coop_training(**changes: Any) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoOpSettings:
+class CoOpSettings(Settings):
     """Settings of CoOp; defaults are those of its base-to-novel runs."""
 
-    context_tokens: int = 4
+    context_tokens: Count = 4
     """M: learned vectors."""
     words: str = "a photo of a"
     """Words whose embeddings they start from, if there are at least M; else they start from N(0, 0.02²)."""
     position: Position = "end"
-    """Where the class name stands."""
+    """Where the class name is."""
     class_specific: bool = False
-    """A context for each class (CSC), from N(0, 0.02²); it can say nothing of new classes."""
+    """A context for each class (CSC), from N(0, 0.02²); it can't score new classes."""
 
 
 class CoOp(CosineMethod):
@@ -55,8 +55,6 @@ class CoOp(CosineMethod):
 
     def __init__(self, clip: CLIP, settings: CoOpSettings | None = None, classes: int = 0) -> None:
         super().__init__(clip, settings, classes)
-        if self.settings.context_tokens < 1:
-            raise SettingsError(f"context_tokens is {self.settings.context_tokens}, but it must be at least 1.")
         own = (classes,) if self.settings.class_specific else ()
         self.context = normal(*own, self.settings.context_tokens, clip.config.text_width)  # (M, d), CSC: (C, M, d)
 

@@ -1,4 +1,4 @@
-"""The shape that most methods share: one unit feature an image, one a class, their cosine, cross-entropy."""
+"""The shape that most methods share: a unit feature per image and per class, their cosine, cross-entropy."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Deep prompts: tokens learned for the first J layers of both towers, the architecture of MaPLe, PromptSRC, MetaPrompt.
 
-The tokens of layer 1 stand where the prompt's first words stood (text, with their positions) and beside the patches
-(image, behind ln_pre); those of layers 2..J replace what the layer before left there. Where an image token stands among
+The tokens of layer 1 take the place of the prompt's first words (text, with their positions) and are added to the patches
+(image, after ln_pre); those of layers 2..J replace the previous layer's output there. The place of an image token among
 the others makes no difference, since attention there is full and the tokens have no position.
 """
 
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
 from fewclip.clip.tokens import Insertion
-from fewclip.errors import SettingsError
 from fewclip.methods.base import unit
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import Slots, sentence
@@ -25,17 +24,17 @@ if TYPE_CHECKING:
 
 
 class DeepPrompts(CosineMethod):
-    """A subclass has the parameters `text` and `image`, or says how the tokens are made."""
+    """A subclass has the parameters `text` and `image`, or makes the tokens otherwise."""
 
     text: nn.Parameter
     image: nn.Parameter
 
     def text_tokens(self) -> Float[Tensor, "depth n width"]:
-        """Those of each text layer from the first on."""
+        """The tokens of each text layer, from the first on."""
         return self.text
 
     def image_tokens(self) -> Float[Tensor, "depth n width"]:
-        """Those of each image layer from the first on."""
+        """The tokens of each image layer, from the first on."""
         return self.image
 
     def prompts(self, texts: ClassTexts) -> Prompts:
@@ -57,11 +56,5 @@ class DeepPrompts(CosineMethod):
 
 
 def depth_of(clip: CLIP, depth: int) -> tuple[int, int]:
-    """Layers with own tokens of the text and of the image tower: `depth`, or all where a tower has fewer.
-
-    Raises:
-        SettingsError: depth is below 1.
-    """
-    if depth < 1:
-        raise SettingsError(f"depth is {depth}, but it counts the layers with tokens, from 1 on.")
+    """Layers with tokens of the text and of the image tower: `depth`, or all where a tower has fewer."""
     return min(depth, clip.config.text_layers), min(depth, clip.config.vision_layers)

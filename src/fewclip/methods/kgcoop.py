@@ -16,6 +16,7 @@ from fewclip.methods import frozen
 from fewclip.methods.base import cosine_gap
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.coop import CoOp, CoOpSettings, coop_training
+from fewclip.methods.settings import Weight
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class KgCoOpSettings(CoOpSettings):
-    """Settings of KgCoOp: CoOp's, and one of its own."""
+    """Settings of KgCoOp: CoOp's and one more."""
 
-    kg_weight: float = 8.0
-    """λ: how firmly class features are held to those of the template's sentences."""
+    kg_weight: Weight = 8.0
+    """λ: how strongly class features are held to those of the template's sentences."""
 
 
 class KgCoOp(CoOp):

@@ -21,20 +21,21 @@ from fewclip.errors import SettingsError
 from fewclip.methods import frozen
 from fewclip.methods.base import Examples, Method
 from fewclip.methods.classes import ClassTexts
+from fewclip.methods.settings import Count, Positive, Settings, Whole
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearProbeSettings:
-    c: float = 1.0
+class LinearProbeSettings(Settings):
+    c: Positive = 1.0
     """C: weight of the data against the size of W, unless validation images choose it."""
-    rounds: int = 8
-    """Rounds of its search behind the grid."""
-    max_iter: int = 1000
-    """Most iterations of a fit."""
-    tolerance: float = 1e-4
+    rounds: Whole = 8
+    """Rounds of the search after the grid."""
+    max_iter: Count = 1000
+    """Most iterations per fit."""
+    tolerance: Positive = 1e-4
     """Where a fit stops; the published choice of C depends on it."""
 
 
@@ -43,7 +44,7 @@ class LinearProbe(Method):
     title = "Linear probe"
     paper = "Radford et al., ICML 2021"
     trained = "a linear classifier of image features, in closed form"
-    parameters_b16 = "513 a class"
+    parameters_b16 = "513 per class"
     new_classes = ""
     Settings = LinearProbeSettings
     chooses = "C"
@@ -54,8 +55,6 @@ class LinearProbe(Method):
 
     def __init__(self, clip: CLIP, settings: LinearProbeSettings | None = None, classes: int = 0) -> None:
         super().__init__(clip, settings, classes)
-        if not self.settings.c > 0:
-            raise SettingsError(f"c is {self.settings.c}, but it must be above 0.")
         self.weight = nn.Parameter(torch.zeros(classes, clip.config.embed_dim), requires_grad=False)  # W (C, d)
         self.bias = nn.Parameter(torch.zeros(classes), requires_grad=False)  # b (C,)
         self._chosen: dict[str, float] = {}

@@ -19,19 +19,20 @@ from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import sentence, start_from_words
 from fewclip.methods.coop import coop_training
 from fewclip.methods.deep import DeepPrompts, depth_of
+from fewclip.methods.settings import Count, Settings
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaPLeSettings:
-    prompt_tokens: int = 2
-    """n: tokens a layer, the same in both towers."""
-    depth: int = 9
-    """J: layers with tokens of their own; all, where a tower has fewer."""
+class MaPLeSettings(Settings):
+    prompt_tokens: Count = 2
+    """n: tokens per layer, the same in both towers."""
+    depth: Count = 9
+    """J: layers with learned tokens; all, if a tower has fewer."""
     words: str = "a photo of a"
-    """The first n words give the start of the text tokens of layer 1; further ones stay in the prompt."""
+    """The text tokens of layer 1 start from the first n words; further words stay in the prompt."""
 
 
 class MaPLe(DeepPrompts):

@@ -23,26 +23,27 @@ from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import Slots
 from fewclip.methods.coop import coop_training
 from fewclip.methods.deep import DeepPrompts, depth_of
+from fewclip.methods.settings import Count, Settings, Weight
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetaPromptSettings:
-    text_prompts: int = 2
-    """Tokens a layer of the text tower."""
-    image_prompts: int = 2
-    """Tokens a layer of the image tower."""
-    depth: int = 12
-    """Layers with tokens of their own; all, where a tower has fewer."""
-    meta_step: float = 0.2
+class MetaPromptSettings(Settings):
+    text_prompts: Count = 2
+    """Tokens per layer of the text tower."""
+    image_prompts: Count = 2
+    """Tokens per layer of the image tower."""
+    depth: Count = 12
+    """Layers with learned tokens; all, if a tower has fewer."""
+    meta_step: Weight = 0.2
     """m: length of the meta step, in learning rates."""
     restore: Literal["once", "always", "once-moving"] = "once"
     """Whether the text prompts return to where they were after each trial step. The published code does so only after
     the first ("once"), and under torch 1 also let momentum move the image prompts meanwhile ("once-moving")."""
     ensemble: bool = False
-    """Frozen class features from eight sentences, as published for ImageNet, or from the template alone."""
+    """Frozen class features from eight sentences, as published for ImageNet, or from the template only."""
 
 
 class MetaPrompt(DeepPrompts):
@@ -132,7 +133,7 @@ class MetaPrompt(DeepPrompts):
         return loss
 
     def _moving(self, gradients: Gradients) -> Gradients:
-        """With "once-moving", zeros in place of no gradient: the optimiser's momentum then goes on."""
+        """With "once-moving", zeros in place of no gradient: the optimiser's momentum then keeps moving them."""
         if self.settings.restore != "once-moving":
             return gradients
         pairs = zip(gradients, self.parameters(), strict=True)

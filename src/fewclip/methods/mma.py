@@ -20,6 +20,7 @@ from fewclip.methods.base import unit
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.coop import coop_training
 from fewclip.methods.cosine import CosineMethod
+from fewclip.methods.settings import Count, Positive, Settings
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -28,15 +29,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MMASettings:
+class MMASettings(Settings):
     first_layer: int | None = None
     """First layer with an adapter, counted from 1, or from the end if negative: -4 is 9 of 12, or the first where a tower
-    has fewer. By default behind a third of the tower (5 of 12)."""
-    last_layer: int | None = None
+    has fewer. By default after a third of the tower (5 of 12)."""
+    last_layer: Count | None = None
     """Last layer with an adapter. By default the tower's last."""
-    bottleneck: int = 32
+    bottleneck: Count = 32
     """r: width of the adapters' middle."""
-    scale: float = 0.001
+    scale: Positive = 0.001
     """α: what the adapters' output is multiplied by."""
 
 

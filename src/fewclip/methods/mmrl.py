@@ -1,7 +1,8 @@
 """MMRL: tokens from one shared space enter the upper layers of both towers; class and representation features decouple.
 
 Guo and Gu, "MMRL: Multi-Modal Representation Learning for Vision-Language Models", CVPR 2025 (arXiv 2503.08497).
-Equations: shared/SPEC.md. Where paper and published code differ, the code's reading is the default.
+Equations: docs/equations.md; a plain version to read first: examples/mmrl_plain.py. Where paper and published code differ,
+the code's reading is the default.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from fewclip.clip.tokens import Insertion, Stem, TextTokens
 from fewclip.errors import SettingsError
 from fewclip.methods.base import SCALE, Method, cosine_gap, unit
 from fewclip.methods.classes import ClassTexts
+from fewclip.methods.settings import Count, Settings, Share, Weight
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -27,19 +29,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MMRLSettings:
-    """Settings of MMRL; defaults are the paper's, λ and J those for a data set of one's own."""
+class MMRLSettings(Settings):
+    """Settings of MMRL; defaults are the paper's, λ and J those for your own data."""
 
-    rep_tokens: int = 5
-    """K: representation tokens a layer."""
-    first_layer: int | None = None
+    rep_tokens: Count = 5
+    """K: representation tokens per layer."""
+    first_layer: Count | None = None
     """J: first layer that sees them, counted from 1. By default the middle of each tower (6 of 12)."""
-    rep_dim: int = 512
+    rep_dim: Count = 512
     """d_r: width of the shared representation space."""
-    alpha: float = 0.7
+    alpha: Share = 0.7
     """α: weight of the class feature against the representation feature, in the loss and on known classes."""
-    reg_weight: float = 1.0
-    """λ: how firmly class and text features are held to those of frozen CLIP."""
+    reg_weight: Weight = 1.0
+    """λ: how strongly class and text features are held to those of frozen CLIP."""
     regulariser: Literal["cosine", "l1", "mse"] = "cosine"
     """What holds them: 1 - cosine, or the mean absolute or squared difference of the unit features (Table 9)."""
     fusion: Literal["logits", "probabilities"] = "logits"
@@ -49,15 +51,15 @@ class MMRLSettings:
     text_tokens: bool = True
     """Tokens in the text tower (ablation "w/o L" without)."""
     space: Literal["shared", "independent", "text-to-image"] = "shared"
-    """Where tokens come from: the shared space; own tokens a tower and layer ("w/o RS"); or text tokens mapped to the
+    """Where tokens come from: the shared space; separate tokens for each tower and layer ("w/o RS"); or text tokens mapped to the
     image side (MMRL†)."""
     seen_scores: Literal["both", "class"] = "both"
     """Features that score known classes ("w/o DS1": class)."""
     new_scores: Literal["class", "both"] = "class"
     """Features that score new classes ("w/o DS2": both)."""
     mixed_scores: Literal["balanced", "raw"] = "balanced"
-    """Known and new classes together: the class features say how likely it is a known one, both features which of them;
-    or the two kinds of logits side by side. One kind alone is scored the same either way."""
+    """Known and new classes together: the class features give the probability that it is a known one, both features which of them;
+    or the two kinds of logits side by side. A single kind is scored the same either way."""
 
 
 class Aligner(nn.Module):
@@ -124,7 +126,7 @@ class MMRL(Method):
     paper = "Guo and Gu, CVPR 2025"
     trained = "tokens of a shared space, maps to every upper layer, one projection"
     parameters_b16 = "4,992,256"
-    new_classes = "class features alone, held to CLIP's"
+    new_classes = "only class features, held to CLIP's"
     Settings = MMRLSettings
     aligner: Callable[[int, int, int], nn.Module] = Aligner
     mix = 1.0
@@ -176,7 +178,7 @@ class MMRL(Method):
         self._frozen_text = self.text_features(self._text_stem, None)  # w0
 
     def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
-        """α·CE(ℓ_c) + (1-α)·CE(ℓ_r) + λ·R(f_c, f0) + λ·R(w, w0), SPEC §4."""
+        """α·CE(ℓ_c) + (1-α)·CE(ℓ_r) + λ·R(f_c, f0) + λ·R(w, w0), docs/equations.md §4."""
         s = self.settings
         image_tokens, text_tokens = self.tokens()
         stem = self.clip.visual.stem(images, self.image_first)
@@ -202,7 +204,7 @@ class MMRL(Method):
         classes: Float[Tensor, "classes d"],
         seen: Bool[Tensor, " classes"],
     ) -> Float[Tensor, "batch classes"]:
-        """Known classes by both features, new ones by the class feature alone, SPEC §5, in one set of logits.
+        """Known classes by both features, new ones only by the class feature, docs/equations.md §5, in one set of logits.
 
         Training fixes the representation logits up to a constant, so beside those of the class feature they are on no
         common scale. Balanced, the known classes share among them what the class feature gives them together.
@@ -243,14 +245,8 @@ REGULARISERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def check(s: MMRLSettings, image_layers: int, text_layers: int) -> None:
     """Refuse settings that make no MMRL."""
     depth = min(image_layers, text_layers)
-    if s.first_layer is not None and not 1 <= s.first_layer <= depth:
+    if s.first_layer is not None and s.first_layer > depth:
         raise SettingsError(f"first_layer is {s.first_layer}, but this backbone's layers are 1 to {depth}.")
-    if s.rep_tokens < 1 or s.rep_dim < 1:
-        raise SettingsError(f"rep_tokens is {s.rep_tokens} and rep_dim {s.rep_dim}: both must be at least 1.")
-    if not 0 <= s.alpha <= 1:
-        raise SettingsError(f"alpha is {s.alpha}, but it weighs two features and lies between 0 and 1.")
-    if s.reg_weight < 0:
-        raise SettingsError(f"reg_weight is {s.reg_weight}, but a weight of a loss is 0 or more.")
     if not (s.image_tokens or s.text_tokens):
         raise SettingsError("image_tokens and text_tokens are both off, which leaves nothing to train: switch one on.")
     if s.space == "text-to-image" and not (s.image_tokens and s.text_tokens):

@@ -1,7 +1,7 @@
-"""MMRL++: MMRL with a sixth of the parameters, and tokens that keep part of what the layer before made of them.
+"""MMRL++: MMRL with a sixth of the parameters, and tokens that keep part of the previous layer's output.
 
 Guo and Gu, "MMRL++: Parameter-Efficient and Interaction-Aware Representation Learning for Vision-Language Models",
-IJCV 2026 (arXiv 2505.10088). Equations: shared/SPEC.md.
+IJCV 2026 (arXiv 2505.10088). Equations: docs/equations.md.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from fewclip.clip.model import CLIP
-from fewclip.errors import SettingsError
 from fewclip.methods.mmrl import MMRL, MMRLSettings
+from fewclip.methods.settings import Count, Share
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class MMRLppSettings(MMRLSettings):
-    """Settings of MMRL++: MMRL's, and three of its own."""
+    """Settings of MMRL++: MMRL's and three more."""
 
-    beta: float = 0.9
+    beta: Share = 0.9
     """β: share of a layer's own tokens against what the layer before left there (progressive composition)."""
-    residual_rank: int = 4
+    residual_rank: Count = 4
     """Rank of each layer's residual to the shared map."""
-    proj_rank: int = 64
+    proj_rank: Count = 64
     """Rank of the representation projection's difference to CLIP's."""
 
 
@@ -61,12 +61,6 @@ class MMRLpp(MMRL):
 
     def __init__(self, clip: CLIP, settings: MMRLppSettings | None = None, classes: int = 0) -> None:
         s = settings or MMRLppSettings()
-        if not 0 <= s.beta <= 1:
-            raise SettingsError(f"beta is {s.beta}, but it mixes two sets of tokens and lies between 0 and 1.")
-        if s.residual_rank < 1 or s.proj_rank < 1:
-            raise SettingsError(
-                f"residual_rank is {s.residual_rank} and proj_rank {s.proj_rank}: both must be at least 1."
-            )
         self.aligner = partial(SharedResidualAligner, rank=s.residual_rank)
         self.mix = s.beta
         super().__init__(clip, s, classes)

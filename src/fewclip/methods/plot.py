@@ -2,8 +2,8 @@
 
 Chen, Yao, Song, Li, Rao and Zhang, "PLOT: Prompt Learning with Optimal Transport for Vision-Language Models", ICLR 2023
 (arXiv 2210.01253), eq. 5-9, in the authors' later form for vision transformers: M groups of visual tokens give M
-features an image, N contexts N features a class; their similarity is that of the entropic transport plan. The published
-"joint" runs start from the visual tokens of a "vision" run (of seed 1, whatever theirs): `stage="two-stage"` trains both,
+features per image, N contexts N features per class; their similarity is that of the entropic transport plan. The published
+"joint" runs start from the visual tokens of a "vision" run (of seed 1, whatever the run's own seed): `stage="two-stage"` trains both,
 one after the other, each with all epochs.
 """
 
@@ -19,33 +19,35 @@ from torch import Tensor
 from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
 from fewclip.clip.tokens import Insertion
+from fewclip.errors import SettingsError
 from fewclip.methods.base import Method, normal, unit
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import Slots, embed_words, sentence
 from fewclip.methods.coop import coop_training
+from fewclip.methods.settings import Count, Positive, Settings, Weight
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 
 @dataclass(frozen=True, kw_only=True)
-class PLOTSettings:
-    context_tokens: int = 4
+class PLOTSettings(Settings):
+    context_tokens: Count = 4
     """Learned vectors of each prompt."""
     words: tuple[str, ...] = ("a photo of a", "this is a photo", "this is picture of", "one picture of a")
     """N starts, one for each prompt of a class."""
-    views: int = 4
+    views: Count = 4
     """M: groups of visual tokens, each a pass through the image tower."""
-    image_prompts: int = 2
+    image_prompts: Count = 2
     """Visual tokens of a group."""
     stage: Literal["joint", "vision", "two-stage"] = "joint"
-    """Train both sides on the transport's logits; or the visual tokens alone, with those of mean features added; or, as
+    """Train both sides on the transport's logits; or only the visual tokens, with the logits of mean features added; or, as
     published, first these and then both, each for all epochs."""
-    temperature: float = 0.1
+    temperature: Positive = 0.1
     """ε of the entropic transport."""
-    rounds: int = 100
+    rounds: Count = 100
     """Most rounds of Sinkhorn's algorithm."""
-    threshold: float = 0.01
+    threshold: Weight = 0.01
     """Mean change at which it stops."""
 
 
@@ -63,6 +65,10 @@ class PLOT(Method):
     def __init__(self, clip: CLIP, settings: PLOTSettings | None = None, classes: int = 0) -> None:
         super().__init__(clip, settings, classes)
         s = self.settings
+        if not s.words:
+            raise SettingsError(
+                "words is empty, but each prompt of a class starts from one of them: give at least one."
+            )
         self.context = normal(len(s.words), s.context_tokens, clip.config.text_width)  # (N, n, d_t)
         self.image = normal(s.views, s.image_prompts, clip.config.vision_width)  # (M, n_v, d_v)
         self.context.requires_grad_(s.stage != "vision")

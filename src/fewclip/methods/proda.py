@@ -21,6 +21,7 @@ from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import Position, Slots, sentence
 from fewclip.methods.coop import coop_training
 from fewclip.methods.cosine import CosineMethod
+from fewclip.methods.settings import Count, Settings, Weight
 from fewclip.seeds import generator
 
 if TYPE_CHECKING:
@@ -28,15 +29,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProDASettings:
-    pool: int = 32
-    """P: contexts. The first quarter has the class name in front, the next in the middle, the others at the end."""
-    prompt_batch: int = 4
-    """Q: contexts a step."""
-    context_tokens: int = 16
+class ProDASettings(Settings):
+    pool: Count = 32
+    """P: contexts. A quarter has the class name in front, a quarter in the middle, the others at the end."""
+    prompt_batch: Count = 4
+    """Q: contexts per step."""
+    context_tokens: Count = 16
     """Learned vectors of a context."""
-    orthogonal_weight: float = 0.1
-    """α: how firmly the contexts are kept apart."""
+    orthogonal_weight: Weight = 0.1
+    """α: how strongly the contexts are kept apart."""
 
 
 POSITIONS: tuple[Position, ...] = ("end", "middle", "front")
@@ -56,10 +57,8 @@ class ProDA(CosineMethod):
     def __init__(self, clip: CLIP, settings: ProDASettings | None = None, classes: int = 0) -> None:
         super().__init__(clip, settings, classes)
         s = self.settings
-        if not 1 <= s.prompt_batch <= s.pool:
-            raise SettingsError(
-                f"prompt_batch is {s.prompt_batch} and pool {s.pool}: expected 1 to as many as the pool has."
-            )
+        if s.prompt_batch > s.pool:
+            raise SettingsError(f"prompt_batch is {s.prompt_batch}, but the pool has only {s.pool} contexts.")
         self.context = normal(s.pool, s.context_tokens, clip.config.text_width)  # (P, n, d_t)
         quarter = s.pool // 4
         self.positions: list[Position] = [
@@ -80,7 +79,7 @@ class ProDA(CosineMethod):
 
     def prepare(self, texts: ClassTexts) -> None:
         super().prepare(texts)
-        # Contexts are kept apart by what they say without any class: the first class's prompt, less its name.
+        # Contexts are kept apart by their features without a class: the first class's prompt, less its name.
         prompts = self.prompts(texts)
         count, name, eot = self.settings.context_tokens, int(texts.name_lengths[0]), int(prompts.eot[0])
         row = prompts.tokens[:1]
@@ -89,12 +88,12 @@ class ProDA(CosineMethod):
 
     def text_features(self, slots: dict[Position, Slots], batch: list[int]) -> Float[Tensor, "classes q dim"]:
         """Unit features of some of the pool's contexts: those with the name at the end, in the middle, in front."""
-        found = []
+        features = []
         for position, filled in slots.items():
-            mine = [i for i in batch if self.positions[i] == position]
-            if mine:
-                found.append(unit(self.clip.text_features(filled.fill(self.context[mine]))))
-        return torch.cat(found).transpose(0, 1)
+            rows = [i for i in batch if self.positions[i] == position]
+            if rows:
+                features.append(unit(self.clip.text_features(filled.fill(self.context[rows]))))
+        return torch.cat(features).transpose(0, 1)
 
     def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
         """CE(s f μ + s²/2·var, y) + α·mean |cos| of the nameless prompts."""

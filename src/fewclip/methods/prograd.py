@@ -17,6 +17,7 @@ from fewclip.methods.base import Step
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import embed_words
 from fewclip.methods.coop import CoOp, CoOpSettings, coop_training
+from fewclip.methods.settings import Count, Positive, Weight
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -24,16 +25,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ProGradSettings(CoOpSettings):
-    """Settings of ProGrad: CoOp's, and two of its own."""
+    """Settings of ProGrad: CoOp's and two more."""
 
-    context_tokens: int = 16
+    context_tokens: Count = 16
     """M: learned vectors."""
     words: str = "template"
     """Words that the last of them start from, the others from zero; "template" takes those of the template. Without
     words all start from N(0, 0.02²)."""
-    strength: float = 1.0
+    strength: Weight = 1.0
     """λ: share of the conflicting component that is dropped; 0 is CoOp."""
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """τ of the distillation."""
 
 

@@ -24,34 +24,35 @@ from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import sentence, start_from_words
 from fewclip.methods.coop import coop_training
 from fewclip.methods.deep import DeepPrompts, depth_of
+from fewclip.methods.settings import Count, Positive, Settings, Weight
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptSRCSettings:
-    text_prompts: int = 4
+class PromptSRCSettings(Settings):
+    text_prompts: Count = 4
     """Tokens a layer of the text tower."""
-    image_prompts: int = 4
+    image_prompts: Count = 4
     """Tokens a layer of the image tower."""
-    text_depth: int = 9
-    """Text layers with tokens of their own; all, where the tower has fewer."""
-    image_depth: int = 9
-    """The same of the image tower."""
+    text_depth: Count = 9
+    """Text layers with learned tokens; all, if the tower has fewer."""
+    image_depth: Count = 9
+    """Image layers with learned tokens."""
     words: str = "a photo of a"
     """The first words give the start of the text tokens of layer 1."""
-    text_weight: float = 25.0
-    """How firmly class features are held to the mean of 60 sentences' (L1)."""
-    image_weight: float = 10.0
-    """How firmly image features are held to frozen CLIP's (L1)."""
-    logit_weight: float = 1.0
-    """How firmly predictions are held to frozen CLIP's (KL)."""
+    text_weight: Weight = 25.0
+    """How strongly class features are held to the mean over 60 sentences (L1)."""
+    image_weight: Weight = 10.0
+    """How strongly image features are held to those of frozen CLIP (L1)."""
+    logit_weight: Weight = 1.0
+    """How strongly predictions are held to those of frozen CLIP (KL)."""
     average: bool = True
     """End with the mean of the prompts over the epochs, weighted by a Gaussian."""
     average_mean: float = 15.0
     """Epoch at which it is highest."""
-    average_std: float = 1.0
+    average_std: Positive = 1.0
     """Its width in epochs."""
 
 
@@ -108,7 +109,7 @@ class PromptSRC(DeepPrompts):
 
     @torch.no_grad()
     def end_epoch(self, epoch: int, epochs: int) -> None:
-        """Add this epoch's prompts to the average; behind the last epoch it takes their place."""
+        """Add this epoch's prompts to the average; after the last epoch the average takes their place."""
         if not self.settings.average:
             return
         weight = self.epoch_weights(epochs)[epoch - 1]

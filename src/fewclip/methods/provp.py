@@ -1,4 +1,4 @@
-"""ProVP: tokens at every image layer, mixed with what the layer before left; images stay recognisable by frozen CLIP.
+"""ProVP: tokens at every image layer, mixed with the previous layer's output; images stay recognisable by frozen CLIP.
 
 Xu, Zhu, Shen, Chen, Liao, Chen and Wang, "Progressive Visual Prompt Learning with Contrastive Feature Re-formation",
 IJCV 2024 (arXiv 2304.08386), eq. 5-8. Published figures use the epoch that is best on the test images; here the last
@@ -21,18 +21,19 @@ from fewclip.methods import frozen
 from fewclip.methods.base import unit
 from fewclip.methods.coop import coop_training
 from fewclip.methods.cosine import CosineMethod
+from fewclip.methods.settings import Count, Settings, Share, Weight
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProVPSettings:
-    prompts: int = 16
-    """M: tokens a layer."""
-    keep: float = 0.01
-    """α: share of what the layer before made of its tokens."""
-    ref_weight: float = 1.0
+class ProVPSettings(Settings):
+    prompts: Count = 16
+    """M: tokens per layer."""
+    keep: Share = 0.01
+    """α: share of the previous layer's output in a layer's tokens."""
+    ref_weight: Weight = 1.0
     """Weight of the contrastive re-formation."""
 
 

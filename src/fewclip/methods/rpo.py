@@ -1,4 +1,4 @@
-"""RPO: tokens that read both towers and are read by none, so that CLIP's own features stay as they are.
+"""RPO: tokens that read both towers and are read by none, so that CLIP's own features do not change.
 
 Lee, Song, Suh, Choi, Lee and Kim, "Read-only Prompt Optimization for Vision-Language Few-shot Learning", ICCV 2023
 (arXiv 2308.14960), eq. 3-8: logits = s/K · Σ_k cos(v_k, t_k). The tokens see neither themselves nor each other, so each
@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from fewclip.clip.model import CLIP
 from fewclip.clip.tokens import TextTokens
-from fewclip.errors import SettingsError
 from fewclip.methods.base import Method, unit
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.coop import coop_training
+from fewclip.methods.settings import Count, Settings, Weight
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RPOSettings:
-    prompts: int = 24
+class RPOSettings(Settings):
+    prompts: Count = 24
     """K: tokens in each tower."""
-    noise: float = 0.1
+    noise: Weight = 0.1
     """Length of the random vector by which each starts away from EOT's embedding or the class token."""
 
 
@@ -42,7 +42,7 @@ class RPO(Method):
     paper = "Lee et al., ICCV 2023"
     trained = "read-only tokens of both towers"
     parameters_b16 = "30,720"
-    new_classes = "the same tokens behind the new name"
+    new_classes = "the same tokens after the new name"
     Settings = RPOSettings
     train_settings = coop_training(lr=0.01, epochs=15, batch_size=4)
     settings: RPOSettings
@@ -50,8 +50,6 @@ class RPO(Method):
     def __init__(self, clip: CLIP, settings: RPOSettings | None = None, classes: int = 0) -> None:
         super().__init__(clip, settings, classes)
         s = self.settings
-        if s.prompts < 1:
-            raise SettingsError(f"prompts is {s.prompts}, but it must be at least 1.")
         eot, start = clip.token_embedding.weight[-1], clip.visual.class_embedding
         self.text = nn.Parameter((eot + s.noise * unit(torch.randn(s.prompts, len(eot)).to(eot))).detach())  # (K, d_t)
         self.image = nn.Parameter(

@@ -17,7 +17,7 @@ import math
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from fewclip.errors import SettingsError
 
@@ -88,7 +88,7 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     for limit in _ranges(hint) if isinstance(value, (int, float)) else ():
         if not limit.holds(value):
             raise SettingsError(f"{name} is {value!r}, but it must be {limit}.")
-    return tuple(value) if isinstance(value, list) and not fits(value, list) else value
+    return tuple(value) if isinstance(value, list) else value
 
 
 def suggestion(given: str, known: Iterable[str]) -> str:
@@ -112,6 +112,10 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, (list, tuple)) and all(fits(item, inner[0]) for item in value)
     if origin is list:
         return isinstance(value, list) and all(fits(item, inner[0]) for item in value)
+    if is_typeddict(hint):
+        return isinstance(value, dict) and all(
+            name in value and fits(value[name], t) for name, t in _hints(hint).items()
+        )
     if origin is dict:
         return isinstance(value, dict) and all(fits(item, inner[1]) for item in value.values())
     if hint is float:

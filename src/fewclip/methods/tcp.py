@@ -7,7 +7,7 @@ Yao, Zhang and Xu, "TCP: Textual-based Class-aware Prompt tuning for Visual-Lang
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import Slots, sentence
 from fewclip.methods.coop import coop_training
 from fewclip.methods.cosine import CosineMethod
+from fewclip.methods.settings import Count, Range, Settings, Weight
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -37,14 +38,14 @@ class QuickGELU(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TCPSettings:
-    context_tokens: int = 4
+class TCPSettings(Settings):
+    context_tokens: Annotated[int, Range(CLASS_TOKENS)] = 4
     """n: learned vectors before every class name, from N(0, 0.02²)."""
-    class_layer: int | None = None
-    """Layer that the class's own tokens enter, counted from 1. By default behind two thirds of the tower (9 of 12)."""
-    kg_weight: float = 8.0
-    """How firmly class features are held to those of the template's sentences."""
-    reduction: int = 4
+    class_layer: Count | None = None
+    """Layer that the class's own tokens enter, counted from 1. By default after two thirds of the tower (9 of 12)."""
+    kg_weight: Weight = 8.0
+    """How strongly class features are held to those of the template's sentences."""
+    reduction: Count = 4
     """How much narrower than the joint space the network's middle is."""
 
 
@@ -63,12 +64,8 @@ class TCP(CosineMethod):
         super().__init__(clip, settings, classes)
         s, width, layers = self.settings, clip.config.text_width, clip.config.text_layers
         self.layer = s.class_layer or 2 * layers // 3 + 1
-        if not 1 <= self.layer <= layers:
+        if self.layer > layers:
             raise SettingsError(f"class_layer is {s.class_layer}, but this backbone's text layers are 1 to {layers}.")
-        if s.context_tokens < CLASS_TOKENS:
-            raise SettingsError(
-                f"context_tokens is {s.context_tokens}, but {CLASS_TOKENS} of them make place for a class's own."
-            )
         hidden = max(1, clip.config.embed_dim // s.reduction)
         self.context = normal(s.context_tokens, width)  # (n, d_t)
         self.meta_net = nn.Sequential(
@@ -95,7 +92,7 @@ class TCP(CosineMethod):
 
         def run(stem: Stem[TextTokens], rows: Tensor) -> Tensor:
             def enter(layer: int, tokens: TextTokens) -> TextTokens:
-                """At that layer the shared prefix ends at the start token, behind which stand the class's own tokens."""
+                """At that layer the shared prefix ends at the start token, and the class's own tokens follow it."""
                 if layer != self.layer:
                     return tokens
                 tokens = tokens.until(1)

@@ -18,32 +18,32 @@ from torch import Tensor, nn
 
 from fewclip.clip.model import CLIP
 from fewclip.clip.templates import SELECTED_TEMPLATES
-from fewclip.errors import SettingsError
 from fewclip.methods import frozen
 from fewclip.methods.base import SCALE, Examples, Method, unit
 from fewclip.methods.classes import ClassTexts
+from fewclip.methods.settings import Count, Positive, Settings, Weight
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 
 @dataclass(frozen=True, kw_only=True)
-class TipAdapterSettings:
-    alpha: float = 1.17
+class TipAdapterSettings(Settings):
+    alpha: Weight = 1.17
     """α: weight of the votes, unless validation images choose it."""
-    beta: float = 1.0
-    """β: how much more the most similar count, unless validation images choose it."""
-    passes: int = 10
+    beta: Weight = 1.0
+    """β: how much more the most similar images count, unless validation images choose it."""
+    passes: Count = 10
     """Times that each training image is augmented; its stored feature is the mean."""
     ensemble: bool = False
-    """Class features from seven sentences, as published for ImageNet, or from the template alone."""
-    alpha_scale: float = 3.0
+    """Class features from seven sentences, as published for ImageNet, or from the template only."""
+    alpha_scale: Positive = 3.0
     """Largest α that is searched."""
-    beta_scale: float = 7.0
+    beta_scale: Positive = 7.0
     """Largest β that is searched."""
-    alpha_steps: int = 20
+    alpha_steps: Count = 20
     """Values of α that are tried."""
-    beta_steps: int = 200
+    beta_steps: Count = 200
     """Values of β that are tried."""
 
 
@@ -63,9 +63,6 @@ class TipAdapter(Method):
 
     def __init__(self, clip: CLIP, settings: TipAdapterSettings | None = None, classes: int = 0) -> None:
         super().__init__(clip, settings, classes)
-        s = self.settings
-        if min(s.passes, s.alpha_steps, s.beta_steps) < 1:
-            raise SettingsError("passes, alpha_steps and beta_steps must be at least 1.")
         self.register_buffer("keys", torch.empty(0, clip.config.embed_dim))  # K (N, d)
         self.register_buffer("labels", torch.empty(0, dtype=torch.long))  # V (N,) as class indices
         self.register_buffer("found", torch.full((2,), torch.nan, dtype=torch.float64))  # β, α of the search
@@ -95,7 +92,7 @@ class TipAdapter(Method):
             self._finish()
 
     def _finish(self) -> None:
-        """Choose α and β, if there are validation images."""
+        """Search α and β, if there are validation images."""
         if self._val is not None:
             self.found.copy_(torch.tensor(self.search(*self._val), dtype=torch.float64))
 
@@ -125,7 +122,7 @@ class TipAdapter(Method):
 
     @torch.no_grad()
     def search(self, f: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]) -> tuple[float, float]:
-        """The first pair (β, α) of the grid with the highest accuracy; upper ends are not reached, as published."""
+        """The first pair (β, α) of the grid with the highest accuracy; the upper ends are never reached, as published."""
         s = self.settings
         plain, values = SCALE * f @ self._text.T, F.one_hot(self.labels, len(self._text)).to(f)
         affinity, best, found = f @ self.keys.T, -1, (s.beta, s.alpha)
@@ -165,7 +162,7 @@ class TipAdapterF(TipAdapter):
     name = "tip-adapter-f"
     title = "Tip-Adapter-F"
     trained = "the training images' stored features"
-    parameters_b16 = "8,192 a class (16 shots)"
+    parameters_b16 = "8,192 per class (16 shots)"
     train_settings: ClassVar[dict[str, Any]] = {
         "optimizer": "adamw",
         "eps": 1e-4,
@@ -175,6 +172,7 @@ class TipAdapterF(TipAdapter):
         "schedule": "step",
         "warmup_epochs": 0,
     }
+    keep_last = True
 
     def __init__(self, clip: CLIP, settings: TipAdapterSettings | None = None, classes: int = 0) -> None:
         super().__init__(clip, settings, classes)

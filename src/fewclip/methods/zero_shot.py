@@ -14,13 +14,14 @@ from fewclip.clip.templates import SELECTED_TEMPLATES
 from fewclip.methods import frozen
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.cosine import CosineMethod
+from fewclip.methods.settings import Settings
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZeroShotSettings:
+class ZeroShotSettings(Settings):
     ensemble: bool = False
     """Average the features of seven further sentences ("itap of a {}.", …) with the template's."""
 

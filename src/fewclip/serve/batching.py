@@ -1,7 +1,7 @@
-"""One thread runs the model; images that come at one time go through it together.
+"""One thread runs the model; images that arrive at about the same time go through it together.
 
-A batch is what is waiting when the model becomes free, up to `size`. The thread waits for more, and for a few milliseconds
-only, while further images are known to be on their way, so a lone client waits for nobody.
+A batch is whatever is waiting when the model becomes free, up to `size`. The thread waits for more only while further images
+are known to be on their way, and then a few milliseconds at most, so that a lone client waits for nobody.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Run = Callable[[list[Any], Any], Sequence[Any]]
 
 @dataclass
 class Job:
-    """One image to be scored among the candidates `among`; images with equal candidates can share a run."""
+    """One image to be scored among the candidates `among`; images with the same candidates can share a run."""
 
     pixels: Any
     among: Hashable
@@ -33,14 +33,14 @@ class Job:
 
 @dataclass
 class Errand:
-    """Something else that the thread does between two batches."""
+    """Other work that the thread does between two batches."""
 
     do: Callable[[], Any]
     answer: Future[Any] = field(default_factory=Future)
 
 
 class Places:
-    """The places in the queue that a request holds until it is answered."""
+    """The places in the queue that a request keeps until it is answered."""
 
     def __init__(self, batcher: Batcher, count: int) -> None:
         self._batcher, self.coming = batcher, count
@@ -49,15 +49,15 @@ class Places:
         """Let the model score an image; the future holds its row."""
         job = Job(pixels, among)
         self.coming -= 1
-        self._batcher._put(job)
+        self._batcher.put(job)
         return job.answer
 
 
 class Batcher:
     """The thread, its queue, and how many images may be on their way to it.
 
-    `run` takes a list of pixels and their common candidates and returns one answer an image, in order. An exception
-    that it raises is the answer to all of its images, and the thread goes on.
+    `run` takes a list of pixels and their common candidates and returns one answer per image, in order. An exception that it
+    raises is the answer to all of its images, and the thread continues.
     """
 
     def __init__(self, run: Run, metrics: Metrics, *, size: int = 32, wait: float = 0.004, queue: int = 256) -> None:
@@ -66,19 +66,19 @@ class Batcher:
         self._queue: SimpleQueue[Job | Errand | None] = SimpleQueue()
         self._lock = Lock()
         self._held = self._coming = 0  # images in the server; of them not yet submitted
-        self._rate = 0.05  # seconds an image, as far as is known
+        self._rate = 0.05  # seconds per image: a guess at first, then a running mean
         self._closed = False
         self._thread = Thread(target=self._work, name="fewclip-model", daemon=True)
         self._thread.start()
 
     @property
     def held(self) -> int:
-        """Images that are decoded or wait."""
+        """Images being decoded or waiting."""
         return self._held
 
     @contextmanager
     def places(self, count: int) -> Iterator[Places]:
-        """Room for so many images, while the context lasts.
+        """Room for `count` images, while the context lasts.
 
         Raises:
             Refused: 503, the queue is full.
@@ -86,7 +86,8 @@ class Batcher:
         with self._lock:
             if self._held + count > self._room:
                 raise busy(
-                    f"{self._held} images are waiting, which is as many as fit: try again.", self._held * self._rate
+                    f"{self._held} images are waiting and the queue holds {self._room}: try again.",
+                    self._held * self._rate,
                 )
             self._held += count
             self._coming += count
@@ -112,7 +113,8 @@ class Batcher:
                 self._queue.put(None)
         self._thread.join()
 
-    def _put(self, job: Job) -> None:
+    def put(self, job: Job) -> None:
+        """Let the model score an image for which there is a place."""
         with self._lock:
             self._coming -= 1
         self._enqueue(job)
@@ -130,9 +132,11 @@ class Batcher:
             held_over = None
             if first is None:
                 return
+            # An errand runs alone: what it changes, such as the classes, must not change during a run
             if isinstance(first, Errand):
                 self._answer([first.answer], lambda do=first.do: [do()])  # type: ignore[misc]
                 continue
+            # Fill the batch from the queue; wait only for images whose decoding has begun
             batch, until = [first], time.monotonic() + self._wait
             last = False
             while len(batch) < self._size:
@@ -158,7 +162,7 @@ class Batcher:
             self._answer([job.answer for job in jobs], partial(self._measured, [job.pixels for job in jobs], among))
 
     def _measured(self, pixels: list[Any], among: Any) -> Sequence[Any]:
-        """One run of the model; counted before anybody is answered, so that what was answered has been counted."""
+        """One run of the model; counted before it is answered, so that the metrics include whatever was answered."""
         started = time.monotonic()
         try:
             return self._run(pixels, among)
@@ -174,7 +178,7 @@ class Batcher:
         live = [future.set_running_or_notify_cancel() for future in futures]
         try:
             answers: Sequence[Any] = do()
-        except BaseException as error:  # the answer of each; the thread must go on
+        except BaseException as error:  # becomes each one's answer; the thread must continue
             for future, wanted in zip(futures, live, strict=True):
                 if wanted:
                     future.set_exception(error)

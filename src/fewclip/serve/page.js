@@ -15,13 +15,13 @@ function make(tag, text, className) {
 async function ask(path, options = {}) {
   const headers = { ...(options.headers || {}), ...(token ? { Authorization: `Bearer ${token}` } : {}) };
   let answer;
-  try { answer = await fetch(path, { ...options, headers }); } catch { throw new Error("The server does not answer."); }
+  try { answer = await fetch(path, { ...options, headers }); } catch { throw new Error("The server does not respond."); }
   const body = await answer.json().catch(() => ({}));
   if (answer.status === 401) {
     $("token-form").hidden = false;
     $("token").focus();
   }
-  if (!answer.ok) throw new Error(body.error || `The server answered ${answer.status}.`);
+  if (!answer.ok) throw new Error(body.error || `The server responded with status ${answer.status}.`);
   return body;
 }
 
@@ -29,11 +29,11 @@ async function loadClasses() {
   try {
     const c = await ask("classes");
     known = [...c.trained.map((name) => ({ name, kind: "trained" })), ...c.added.map((name) => ({ name, kind: "added" }))];
-    const there = new Set(known.map((k) => same(k.name)));
-    fresh = fresh.filter((name) => !there.has(same(name)));
+    const names = new Set(known.map((k) => same(k.name)));
+    fresh = fresh.filter((name) => !names.has(same(name)));
     const count = `${c.trained.length} ${c.trained.length === 1 ? "class" : "classes"}`;
     $("model").textContent = `A frozen CLIP (${c.backbone}), adapted by ${c.method} to ${count}` +
-      (c.takes_new ? "; it knows others by their name." : ".");
+      (c.takes_new ? "; it recognises others from their names." : ".");
     $("add").hidden = !c.takes_new;
     document.querySelector(".key.new").hidden = !c.takes_new;
     document.querySelector(".key.added").hidden = !c.added.length;
@@ -63,7 +63,7 @@ function showChips() {
 
 async function predict() {
   if (!image) return;
-  const mine = ++turn, form = new FormData();
+  const request = ++turn, form = new FormData();
   form.append("images", image, image.name || "pasted image");
   const count = known.length + fresh.length;
   form.append("top", String(fresh.length ? count : SHOWN));
@@ -72,13 +72,13 @@ async function predict() {
   $("error").textContent = "";
   const started = performance.now();
   try {
-    const { predictions: [found] } = await ask("predict", { method: "POST", body: form });
-    if (mine !== turn) return; // another image came meanwhile
-    const shown = found.classes.map((c, place) => ({ ...c, place })).filter((c) => c.place < SHOWN || c.kind === "new");
+    const { predictions: [prediction] } = await ask("predict", { method: "POST", body: form });
+    if (request !== turn) return; // another image was chosen meanwhile
+    const shown = prediction.classes.map((c, place) => ({ ...c, place })).filter((c) => c.place < SHOWN || c.kind === "new");
     $("answer").replaceChildren(...shown.map(bar));
     $("seconds").textContent = `Among ${count} classes, in ${Math.round(performance.now() - started)} ms.`;
   } catch (error) {
-    if (mine !== turn) return;
+    if (request !== turn) return;
     $("answer").replaceChildren();
     $("seconds").textContent = "";
     $("error").textContent = error.message;
@@ -92,7 +92,7 @@ function bar({ name, probability, kind, place }) {
   const percent = 100 * probability;
   fill.style.width = `${percent}%`;
   track.append(fill);
-  line.append(make("span", name, "name"), make("span", place < SHOWN ? kind : `${kind}, number ${place + 1}`, "kind"), make("span", `${percent.toFixed(1)} %`, "share"));
+  line.append(make("span", name, "name"), make("span", place < SHOWN ? kind : `${kind}, rank ${place + 1}`, "kind"), make("span", `${percent.toFixed(1)} %`, "share"));
   const item = make("li");
   item.append(line, track);
   return item;
@@ -125,13 +125,13 @@ for (const name of ["dragover", "dragleave", "drop"]) {
 addEventListener("paste", (event) => take(event.clipboardData.files[0]));
 $("add").onsubmit = (event) => {
   event.preventDefault();
-  const there = new Set([...known.map((k) => k.name), ...fresh].map(same)), twice = [];
+  const listed = new Set([...known.map((k) => k.name), ...fresh].map(same)), twice = [];
   for (const name of $("names").value.split(",").map((n) => n.trim()).filter(Boolean)) {
-    if (there.has(same(name))) twice.push(name);
-    else { fresh.push(name); there.add(same(name)); }
+    if (listed.has(same(name))) twice.push(name);
+    else { fresh.push(name); listed.add(same(name)); }
   }
   $("names").value = "";
-  $("name-error").textContent = twice.length ? `Already there: ${twice.join(", ")}.` : "";
+  $("name-error").textContent = twice.length ? `Already listed: ${twice.join(", ")}.` : "";
   showChips();
   predict();
 };

@@ -1,4 +1,4 @@
-"""The pages: their files, and the one that explains the interface. Nothing in them comes from elsewhere."""
+"""The pages: their files, and the one that documents the interface. Nothing in them is fetched from elsewhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def static() -> dict[str, tuple[str, str]]:
 
 
 def docs(document: dict[str, Any]) -> str:
-    """The OpenAPI document to read."""
+    """The OpenAPI document as a page."""
     parts = []
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
@@ -34,9 +34,9 @@ def docs(document: dict[str, Any]) -> str:
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>fewclip: interface</title><link rel="stylesheet" href="page.css"></head>
 <body class="docs"><header><p class="kicker"><a href="./">fewclip</a></p><h1>Interface</h1>
-<p class="deck">{escape(document["info"].get("description", ""))} The same as a document:
+<p class="deck">{escape(document["info"].get("description", ""))} For programs:
 <a href="openapi.json">openapi.json</a>.</p></header>
-<main>{"".join(parts)}<section><h2>What is sent and answered</h2>{schemas}</section></main></body></html>"""
+<main>{"".join(parts)}<section><h2>Requests and answers</h2>{schemas}</section></main></body></html>"""
 
 
 def _operation(path: str, method: str, operation: dict[str, Any]) -> str:

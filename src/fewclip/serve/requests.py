@@ -1,4 +1,4 @@
-"""What requests carry: images as files of a form or as base64 in JSON, class names, how many classes to show."""
+"""What requests contain: images as files of a form or as base64 in JSON, class names, how many classes to return."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class PredictJSON(BaseModel):
     """Images as base64."""
 
     model_config = ConfigDict(extra="forbid", title="PredictJSON")
-    images: Annotated[list[str], FailFast(), Field(min_length=1, description="files of images, each as base64")]
+    images: Annotated[list[str], FailFast(), Field(min_length=1, description="image files, each as base64")]
     classes: Annotated[
-        list[Name] | None, Field(min_length=1, description="candidates, known or new; by default the known ones")
+        list[Name] | None, Field(min_length=1, description="candidates, known or new; by default the known classes")
     ] = None
-    top: Annotated[Top, Field(description="how many classes to answer an image")] = TOP
+    top: Annotated[Top, Field(description="how many classes to return per image")] = TOP
 
 
 class ClassesJSON(BaseModel):
@@ -51,7 +51,7 @@ class Prediction(BaseModel):
 
 
 class Predictions(BaseModel):
-    predictions: Annotated[list[Prediction], Field(description="one an image, in their order")]
+    predictions: Annotated[list[Prediction], Field(description="one per image, in the order of the images")]
 
 
 class Classes(BaseModel):
@@ -70,11 +70,11 @@ class BadImage(BaseModel):
 
 class Problem(BaseModel):
     error: Annotated[str, Field(description="what is wrong, in one sentence")]
-    images: Annotated[list[BadImage], Field(description="which images, where it is they")] = []
+    images: Annotated[list[BadImage], Field(description="the images that are wrong, if any")] = []
 
 
 class Asked(BaseModel):
-    """A POST /predict, whichever way it came."""
+    """A POST /predict, sent as a form or as JSON."""
 
     images: list[tuple[str | None, bytes]]
     classes: tuple[str, ...] | None
@@ -89,12 +89,12 @@ FORM_SCHEMA = {
             "type": "array",
             "minItems": 1,
             "items": {"type": "string", "format": "binary"},
-            "description": "files of images",
+            "description": "image files",
         },
         "classes": {
             "type": "array",
             "items": {"type": "string", "minLength": 1, "maxLength": LONGEST},
-            "description": "candidates, one a field; by default the known ones",
+            "description": "candidates, one per field; by default the known classes",
         },
         "top": {"type": "integer", "minimum": 1, "maximum": 100_000, "default": TOP},
     },
@@ -107,7 +107,7 @@ async def read_predict(request: Request, limits: Limits) -> Asked:
     """The images and candidates of a request.
 
     Raises:
-        Refused: 413 too much, 415 neither a form nor JSON, 422 it is not as documented.
+        Refused: 413 too large, 415 neither a form nor JSON, 422 not as documented.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
@@ -132,7 +132,7 @@ async def read_json(request: Request, body: type[Body]) -> Body:
     """The JSON body of a request.
 
     Raises:
-        Refused: 415 no JSON is announced, 422 it is none, or not as documented.
+        Refused: 415 not declared as JSON, 422 not JSON, or not as documented.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Refused(415, "Send application/json.")
@@ -146,14 +146,14 @@ async def read_json(request: Request, body: type[Body]) -> Body:
         place = ".".join(str(part)[:40] for part in first["loc"])
         raise Refused(422, f"The request's {place or 'body'} is wrong: {first['msg']}.") from None
     except (ValueError, RecursionError):
-        raise Refused(422, "The body is no JSON.") from None
+        raise Refused(422, "The body is not JSON.") from None
 
 
 async def _read_form(request: Request, limits: Limits) -> Asked:
     longest = limits.max_classes + limits.max_new_classes + 1
     try:
         form = await request.form(max_files=limits.max_images, max_fields=longest, max_part_size=4 * LONGEST + 16)
-    except (ValueError, LookupError):  # such as a charset that there isn't
+    except (ValueError, LookupError):  # such as an unknown charset
         raise Refused(400, "The form can't be read: send it as UTF-8.") from None
     try:
         return await _as_asked(form, limits)
@@ -168,7 +168,7 @@ async def _as_asked(form: FormData, limits: Limits) -> Asked:
     images: list[tuple[str | None, bytes]] = []
     for value in form.getlist("images"):
         if not isinstance(value, UploadFile):
-            raise Refused(422, "A field images is no file: send each image as a file with a name.")
+            raise Refused(422, "A field images is not a file: send each image as a file with a name.")
         images.append((_shown(value.filename), await value.read()))
     _check_count(len(images), limits)
     classes = [_text(value, "classes") for value in form.getlist("classes")]
@@ -181,16 +181,18 @@ async def _as_asked(form: FormData, limits: Limits) -> Asked:
 
 def _check_count(count: int, limits: Limits) -> None:
     if count == 0:
-        raise Refused(422, "There is no image: send at least one file in the field images.")
+        raise Refused(422, "There is no image: send at least one in images.")
     if count > limits.max_images:
-        raise Refused(413, f"{count} images were sent, but {limits.max_images} a request are the most.")
+        raise Refused(
+            413, f"{count} images were sent, but {limits.max_images} per request are the most (--max-images)."
+        )
 
 
 def _from_base64(text: str, place: int) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        reason = "The image is no base64."
+        reason = "The image is not base64."
         raise Refused(422, reason, images=[{"index": place, "image": None, "error": reason}]) from None
 
 

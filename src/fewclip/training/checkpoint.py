@@ -13,6 +13,7 @@ from torch import Tensor
 from fewclip.errors import OutputError
 from fewclip.files.write import write_tensors
 from fewclip.methods.base import Method
+from fewclip.training.progress import EpochLog
 
 
 class CheckpointError(OutputError):
@@ -102,10 +103,20 @@ class Checkpoint:
 
 @dataclass
 class Progress:
-    """Where a run stands: complete up to `step` steps of `epoch`, with the loss so far and the finished epochs."""
+    """How far a run has come: `step` steps of `epoch` are done, with the loss so far and the finished epochs."""
 
     epoch: int = 1
+    """Counted from 1 over all stages."""
     step: int = 0
     loss_sum: float = 0.0
     seconds: float = 0.0
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[EpochLog] = field(default_factory=list)
+
+    def at_start_of(self, epoch: int) -> bool:
+        """Whether that epoch is next and no step of it is done."""
+        return (self.epoch, self.step) == (epoch, 0)
+
+    def end_epoch(self, lr: float) -> None:
+        """Record the epoch, whose last step had that learning rate, and begin the next."""
+        self.history.append({"epoch": self.epoch, "lr": lr, "loss": self.loss_sum / max(1, self.step)})
+        self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0

@@ -20,7 +20,7 @@ from fewclip.methods.classes import ClassTexts
 from fewclip.training.checkpoint import Checkpoint
 from fewclip.training.loop import train
 from fewclip.training.processes import Processes
-from fewclip.training.progress import ProgressBar
+from fewclip.training.progress import EpochLog, ProgressBar
 from fewclip.training.settings import TrainSettings
 
 
@@ -32,8 +32,8 @@ class Trained:
     settings: TrainSettings
     """Those that were trained with: `epochs` is set."""
     seconds: float
-    history: list[dict[str, float]]
-    """One entry per epoch: epoch, lr, loss."""
+    history: list[EpochLog]
+    """One entry per epoch, over all stages."""
 
 
 def fit(
@@ -87,6 +87,7 @@ def fit(
             crop_min=settings.crop_min,
             cache_bytes=settings.cache_mb << 20,
             share=(processes.rank, processes.count),
+            keep_last=method.keep_last,
         )
         # How many epochs `steps_per_shot` makes is known only now that the number of batches is.
         settings = settings.with_epochs(shots or max(Counter(dataset.labels).values()), len(batches))
@@ -94,9 +95,9 @@ def fit(
         if checkpoint is not None:
             run = _identity(dataset, clip, name, template, settings, method_settings)
             state = Checkpoint(checkpoint, run, overwrite)
-        epochs = settings.epochs * method.stages
-        total = epochs * len(batches) * batches.batch_size
-        with ProgressBar(name, epochs, total, shown=verbose and processes.main) as bar:
+        total = settings.epochs * method.stages * batches.images
+        shown = verbose and processes.main
+        with ProgressBar(name, settings.epochs, total, shown=shown, stages=method.stages) as bar:
             done = train(method, batches, settings, processes, checkpoint=state, report=bar.report)
     return Trained(method, settings, seconds + done.seconds, done.history)
 

@@ -2,7 +2,7 @@
 
 An optimiser, a learning rate that follows a cosine, mixed precision on a GPU, one process or several. Nothing random in
 it depends on what ran before: order, augmentation and the methods' own draws follow from (seed, epoch, step), so a
-run that was killed goes on from its checkpoint to the same end, and several processes reach what one would.
+run that was killed resumes from its checkpoint and reaches the same end, and several processes reach what one would.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class BatchStep:
         device = trainer.parameters[0].device
         self.images = batch.images.to(device, non_blocking=True)
         self.labels = batch.labels.to(device, non_blocking=True)
-        self.whole = batch.whole
+        self.whole, self.counted = batch.whole, batch.counted
 
     def gradients(self, loss: Loss, *names: str) -> list[tuple[Tensor, Gradients]]:
-        """In parts, each weighted by its size, added up over parts and processes."""
+        """In parts, each weighted by its share of the whole batch, added up over parts and processes."""
         trainer, device = self.trainer, self.images.device
         values = [torch.zeros((), device=device) for _ in names]
         sums: list[Gradients] = [[None] * len(trainer.parameters) for _ in names]
@@ -60,12 +60,13 @@ class BatchStep:
             with torch.autocast(device.type, trainer.dtype or torch.bfloat16, enabled=trainer.dtype is not None):
                 out = loss(images, labels)
             for i, name in enumerate(names):
-                value = out[name] * (len(labels) / self.whole)
-                found = torch.autograd.grad(
+                value = out[name] * (self.counted * len(labels) / self.whole)
+                part = torch.autograd.grad(
                     trainer.scaler.scale(value), trainer.parameters, retain_graph=name != names[-1], allow_unused=True
                 )
-                sums[i] = [b if a is None else a if b is None else a + b for a, b in zip(sums[i], found, strict=True)]
+                sums[i] = [b if a is None else a if b is None else a + b for a, b in zip(sums[i], part, strict=True)]
                 values[i] += value.detach()
+        # Methods see gradients of the loss itself, not of the scaled loss that fp16 is differentiated by.
         scale = trainer.scaler.get_scale()
         if scale != 1:
             sums = [[None if g is None else g / scale for g in gradients] for gradients in sums]
@@ -91,7 +92,7 @@ def train(
     checkpoint: Checkpoint | None = None,
     report: Report | None = None,
 ) -> Progress:
-    """Train a method that has been prepared; returns the finished progress with one history entry an epoch.
+    """Train a method that has been prepared; returns the finished progress with one history entry per epoch.
 
     Raises:
         TrainingError: a loss is not finite.
@@ -112,14 +113,14 @@ def train(
     progress = Progress()
     if checkpoint is not None:
         progress = checkpoint.restore(method, optimizer, scaler) or progress
-    method.train()
     saved = started = time.monotonic()
-    before = progress.seconds
+    seconds_before, rate = progress.seconds, settings.lr
     pending: list[tuple[int, Tensor]] = []
 
     def settle() -> None:
-        """Read the losses of past steps; on a GPU this waits for it, so it is not done at every step."""
-        for (count, _), value in zip(pending, torch.stack([loss for _, loss in pending]).tolist(), strict=True):
+        """Read the losses of past steps. On a GPU this waits for the device, so it is not done at every step."""
+        losses = torch.stack([loss for _, loss in pending]).tolist() if pending else []
+        for (count, _), value in zip(pending, losses, strict=True):
             if not math.isfinite(value):
                 raise TrainingError(
                     f"The loss became {value} in epoch {progress.epoch} near step {progress.step} at learning rate "
@@ -129,41 +130,39 @@ def train(
             if report is not None:
                 report(progress.epoch, count, value)
         pending.clear()
+        progress.seconds = seconds_before + time.monotonic() - started
 
-    stage = 0
-    while progress.epoch <= settings.epochs * method.stages:
-        before_it, epoch = divmod(progress.epoch - 1, settings.epochs)
-        epoch += 1
-        if before_it + 1 != stage:
-            stage = before_it + 1
-            method.begin_stage(stage)
-            if epoch == 1 and not progress.step:
-                optimizer.state.clear()
-        rate = learning_rate(settings, epoch, max(0, progress.step - 1) / len(batches))
-        for batch in batches.epoch(progress.epoch, progress.step):
-            rate = learning_rate(settings, epoch, progress.step / len(batches))
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            torch.manual_seed(derive(settings.seed, "step", progress.epoch, progress.step))
-            number = (progress.epoch - 1) * len(batches) + progress.step
-            loss = method.step(BatchStep(trainer, batch, number, rate))
-            progress.step += 1
-            pending.append((batch.whole, loss))
-            if device.type == "cpu" or len(pending) == 16:
-                settle()
-            if checkpoint is not None and time.monotonic() - saved >= settings.checkpoint_seconds:
-                if pending:
+    method.train()
+    for stage in range(1, method.stages + 1):
+        # `progress` counts the epochs of all stages, so a resumed run passes over the stages that it has finished.
+        before = (stage - 1) * settings.epochs
+        if progress.epoch > before + settings.epochs:
+            continue
+        method.begin_stage(stage)
+        if progress.at_start_of(before + 1):
+            optimizer.state.clear()  # a stage is a training of its own: it inherits the parameters, but no momentum
+        for epoch in range(progress.epoch - before, settings.epochs + 1):
+            # A run may resume after the last step of an epoch, which then takes no step of its own.
+            rate = learning_rate(settings, epoch, max(0, progress.step - 1) / len(batches))
+            for batch in batches.epoch(progress.epoch, progress.step):
+                rate = learning_rate(settings, epoch, progress.step / len(batches))
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                # Dropout and the like follow from the step's number, so a resumed run draws the same.
+                torch.manual_seed(derive(settings.seed, "step", progress.epoch, progress.step))
+                number = (progress.epoch - 1) * len(batches) + progress.step
+                loss = method.step(BatchStep(trainer, batch, number, rate))
+                progress.step += 1
+                pending.append((batch.whole, loss))
+                if device.type == "cpu" or len(pending) == 16:
                     settle()
-                progress.seconds = before + time.monotonic() - started
-                if processes.main:
-                    checkpoint.save(method, optimizer, scaler, progress)
-                saved = time.monotonic()
-        if pending:
+                if checkpoint is not None and time.monotonic() - saved >= settings.checkpoint_seconds:
+                    settle()  # a checkpoint holds no loss that was not seen to be finite
+                    if processes.main:
+                        checkpoint.save(method, optimizer, scaler, progress)
+                    saved = time.monotonic()
             settle()
-        progress.seconds = before + time.monotonic() - started
-        method.end_epoch(epoch, settings.epochs)
-        mean = progress.loss_sum / max(1, progress.step)
-        progress.history.append({"epoch": progress.epoch, "lr": rate, "loss": mean})
-        progress.epoch, progress.step, progress.loss_sum = progress.epoch + 1, 0, 0.0
+            method.end_epoch(epoch, settings.epochs)
+            progress.end_epoch(rate)
     method.eval()
     return progress

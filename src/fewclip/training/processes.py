@@ -12,6 +12,23 @@ from torch import Tensor
 from fewclip.errors import SettingsError
 
 
+def find_device(name: str | torch.device | None) -> torch.device:
+    """A device by its name; None for a GPU if there is one.
+
+    Raises:
+        SettingsError: there is no such device.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
+        reason = str(error).splitlines()[0]
+        raise SettingsError(f"There is no device {str(name)!r} ({reason}): use cpu, cuda, cuda:1, …") from None
+    return device
+
+
 class Processes:
     """Rank and number of the processes that train together; a single one without a launcher.
 
@@ -34,7 +51,7 @@ class Processes:
             self.rank, self.count = self._state.process_index, self._state.num_processes
             self.device = self._state.device
         else:
-            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            self.device = find_device(device)
 
     @property
     def main(self) -> bool:

@@ -17,15 +17,15 @@ from fewclip.methods.settings import Count, Positive, Range, Settings, Weight, W
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(Settings):
-    """How to train; defaults are MMRL's for base-to-novel (shared/SPEC.md §6). Other methods bring theirs
-    (`Method.train_settings`), which stand where the user says nothing."""
+    """How to train; defaults are MMRL's for base-to-novel (docs/equations.md §6). Other methods have their own
+    (`Method.train_settings`), which apply where the user sets nothing."""
 
     epochs: Whole = 10
-    """Times that every image is seen; 0: as often as `steps_per_shot` asks for."""
+    """How often every image is seen; 0: as often as `steps_per_shot` asks for."""
     steps_per_shot: Whole = 0
-    """Steps for each image of a class, rounded up to whole epochs, where `epochs` is 0."""
+    """Steps per image of a class, rounded up to whole epochs, if `epochs` is 0."""
     batch_size: Count = 4
-    """Images a step, over all processes."""
+    """Images per step, over all processes."""
     lr: Positive = 1e-3
     """Learning rate at the height of its cosine."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
@@ -35,7 +35,7 @@ class TrainSettings(Settings):
     eps: Weight = 1e-8
     """Of adamw and adam: what is added to their denominators."""
     weight_decay: Weight = 5e-4
-    """How strongly trained tensors are drawn to zero."""
+    """How strongly trained tensors are pulled towards zero."""
     schedule: Literal["epoch", "step"] = "epoch"
     """How often the learning rate follows its cosine."""
     min_lr: Weight = 0.0
@@ -75,11 +75,11 @@ class TrainSettings(Settings):
         """
         if self.batch_size < processes:
             raise SettingsError(
-                f"batch_size is {self.batch_size}, but {processes} processes need an image each: raise it."
+                f"batch_size is {self.batch_size}, but {processes} processes need an image each: increase it."
             )
 
     def with_epochs(self, shots: int, steps_an_epoch: int) -> TrainSettings:
-        """The same with `epochs` said, where `steps_per_shot` says it."""
+        """The same with `epochs` set, if `steps_per_shot` determines it."""
         if self.epochs or not self.steps_per_shot:
             return self
         return replace(self, epochs=max(1, math.ceil(self.steps_per_shot * shots / max(1, steps_an_epoch))))
@@ -88,8 +88,8 @@ class TrainSettings(Settings):
 def learning_rate(settings: TrainSettings, epoch: int, done: float = 0.0) -> float:
     """The rate of an epoch, counted from 1: constant warm-up, then a cosine that keeps the full period.
 
-    Equal to shared/published/lr_schedules.csv: the cosine starts at its full height behind the warm-up and so does not
-    reach zero in the last epoch. With the schedule "step" it goes on within the epoch, `done` of which is over.
+    As in the published code, the cosine starts at its full height after the warm-up and keeps its full period, so it does not
+    reach zero in the last epoch. With the schedule "step" it also falls within an epoch, of which the share `done` is over.
     """
     warmup = min(settings.warmup_epochs, settings.epochs - 1)
     if epoch <= warmup:

@@ -30,7 +30,8 @@ class Progress:
             from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
-            columns = (TextColumn("[bold]{task.description}"), BarColumn(20), TextColumn("{task.fields[state]}"))
+            state = TextColumn("{task.fields[state]}", markup=False)
+            columns = (TextColumn("[bold]{task.description}"), BarColumn(20), state)
             console = Console(file=sys.stderr)
             self.bar = Bar(*columns, TimeRemainingColumn(), console=console)
             self.task = self.bar.add_task(title, total=total, state="")
@@ -55,9 +56,10 @@ class Progress:
             self.bar.update(self.task, completed=done, total=self.total, state=f"{self._counted()}  {state}".rstrip())
         elif self.shown and now - self.last >= EVERY:
             self.last = now
-            new = done - self.start
-            left = f", {(self.total - done) * (now - self.began) / new / 60:.0f} min left" if new else ""
-            print(f"{self._counted()}{left}{state and ', '}{state}", file=sys.stderr, flush=True)
+            parts = [self._counted(), state]
+            if done > self.start:
+                parts.insert(1, f"{(self.total - done) * (now - self.began) / (done - self.start) / 60:.0f} min left")
+            print(", ".join(filter(None, parts)), file=sys.stderr, flush=True)
 
     def print(self, line: str) -> None:
         """A line on standard error that stays, above the bar."""
@@ -72,4 +74,5 @@ class Progress:
         return f"{rate:.1f} {self.unit}/s" if rate >= 1 else f"{60 * rate:.1f} {self.unit}/min"
 
     def _counted(self) -> str:
-        return f"{self.done:,} of {self.total:,} {self.unit}, {self.rate()}"
+        counted = f"{self.done:,} of {self.total:,} {self.unit}"
+        return f"{counted}, {self.rate()}" if self.done > (self.start or 0) else counted

@@ -16,7 +16,7 @@ from fewclip.errors import SettingsError
 def connected(address: str) -> Iterator[Any]:
     """The module `ray`, connected to the cluster at `address` ("auto": that of this machine, "local": a new one here).
 
-    A connection that was there before is used, and kept.
+    An existing connection is used, and kept.
 
     Raises:
         SettingsError: Ray is not installed, or no cluster answers.
@@ -28,20 +28,20 @@ def connected(address: str) -> Iterator[Any]:
         raise SettingsError(
             "The executor ray needs Ray, which is not installed: pip install 'fewclip[ray]'."
         ) from error
-    mine = not ray.is_initialized()
-    if mine:
+    new = not ray.is_initialized()
+    if new:
         _connect(ray, address)
     try:
         yield ray
     finally:
-        if mine:
+        if new:
             ray.shutdown()
 
 
 def _connect(ray: Any, address: str) -> None:
     place = re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)", address)
     try:
-        if place:  # ask first: Ray itself waits for minutes
+        if place:  # ask first: Ray would wait for minutes
             socket.create_connection((place[1], int(place[2])), timeout=10).close()
         options = {"include_dashboard": False} if address == "local" else {}
         ray.init(address=address, log_to_driver=False, **options)
