@@ -3,7 +3,7 @@
     python benchmarks/ranking.py docs/results/all-methods/icons
 
 For each data set a table of base, novel and harmonic mean, best first, and Spearman's rank correlation with the averages
-of Table 1 of the MMRL paper (11 data sets, ViT-B/16) over the methods that stand in both.
+of Table 1 of the MMRL paper (11 data sets, ViT-B/16) over the methods that are in both.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from fewclip.bench.evaluation import harmonic_mean  # noqa: E402
 from fewclip.bench.rows import read_rows  # noqa: E402
+from fewclip.files.markdown import markdown_table  # noqa: E402
 from fewclip.report.published import lookup  # noqa: E402
 
 SPLITS = ("base", "novel")
@@ -58,12 +59,13 @@ def main() -> None:
         for method, splits in methods.items():
             base, novel = (mean(splits[split]) for split in SPLITS)
             ours[method] = (base, novel, harmonic_mean(base, novel))
-        print(f"\n{dataset}\n\n| method | base | novel | HM | seeds |\n|---|---|---|---|---|")
+        lines = []
         for method in sorted(ours, key=lambda m: -ours[m][2]):
             spread = [f"{mean(v):.1f} ± {pstdev(v):.1f}" for v in (methods[method][split] for split in SPLITS)]
             seeds = len(methods[method]["base"])
-            print(f"| {method} | {spread[0]} | {spread[1]} | {ours[method][2]:.1f} | {seeds} |")
-        print(f"\n{agreement(ours)}")
+            lines.append([method, *spread, f"{ours[method][2]:.1f}", str(seeds)])
+        table = markdown_table(("method", "base", "novel", "HM", "seeds"), lines)
+        print(f"\n{dataset}\n\n{table}\n\n{agreement(ours)}")
 
 
 if __name__ == "__main__":

@@ -298,8 +298,8 @@ def test_settings_go_to_the_methods_that_have_them() -> None:
     [
         ({"methods": ("coat",)}, "There is no method 'coat'"),
         ({"protocols": ("zero",)}, "There is no protocol 'zero'"),
-        ({"settings": {"alfa": 1}}, "No method has the setting 'alfa'"),
-        ({"settings": {"seed": 1}}, "Seeds are not set"),
+        ({"settings": {"alfa": 1}}, "Neither training nor zero-shot or mmrl has a setting 'alfa'"),
+        ({"settings": {"seed": 1}}, "give the seeds"),
         ({"preset": "best"}, "There is no preset 'best'"),
         ({"ablation": "colour"}, "There is no ablation 'colour'"),
         ({"ablation": "alpha"}, "varies alpha, which zero-shot doesn't have"),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from fewclip.clip.load import EMBEDDED, hub_id
 from fewclip.errors import SettingsError, visible
+from fewclip.files.markdown import markdown_table
 from fewclip.methods import find
 
 if TYPE_CHECKING:
@@ -226,8 +227,8 @@ def _answers_new(config: AdapterConfig) -> bool:
 
 
 def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    rows = [head, ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\x7c") for cell in row) + " |" for row in rows)
+    """A table whose cells can't end early: not even code may hold the sign that separates them."""
+    return markdown_table(head, ([cell.replace("|", "\\x7c") for cell in line] for line in lines))
 
 
 @dataclass(frozen=True)

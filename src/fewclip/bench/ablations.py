@@ -37,20 +37,20 @@ def variants(name: str, method: str, depth: int) -> dict[str, dict[str, Any]]:
     """Each variant of an ablation and its settings. `depth`: layers of the shallower tower, which bound "layer".
 
     Raises:
-        SettingsError: no such ablation, or a method without what it varies.
+        SettingsError: an unknown ablation, or one that varies settings that the method lacks.
     """
     if name not in ABLATIONS:
         raise SettingsError(f"There is no ablation {name!r}: choose one of {', '.join(ABLATIONS)}.")
     if name == "variants":
-        found = VARIANTS
+        settings_of = VARIANTS
     else:
         setting, values = SWEPT[name]
-        found = {str(v): {setting: v} for v in values if name != "layer" or v <= depth}
-    own = {f.name for f in fields(find(method).Settings)}
-    lacking = sorted({key for settings in found.values() for key in settings} - own)
+        settings_of = {str(v): {setting: v} for v in values if name != "layer" or v <= depth}
+    known = {f.name for f in fields(find(method).Settings)}
+    lacking = sorted({key for settings in settings_of.values() for key in settings} - known)
     if lacking:
         raise SettingsError(
             f"The ablation {name} varies {', '.join(lacking)}, which {method} doesn't have: leave it out of --methods "
             "(mmrl and mmrlpp have it)."
         )
-    return found
+    return settings_of

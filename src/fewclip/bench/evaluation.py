@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 SPLITS = ("base", "novel", "all")
 CONFUSIONS, EXAMPLES = 20, 12
-"""How many mistakes by class, how many images that are the same for every method, and how many wrong ones a result names."""
+"""Most confusions in a result; most example images that are the same for every method, and most that are mistakes."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What was found. Accuracies are in per cent."""
+    """What was measured. Accuracies are in per cent."""
 
     split: str
     """base, novel or all."""
@@ -35,19 +35,19 @@ class Result:
     classes: int
     """Candidate classes."""
     accuracy: float
-    """Images that were right."""
+    """Share of images classified correctly."""
     mean_class_accuracy: float
-    """Mean over classes of the accuracy of each."""
+    """Mean over classes of the accuracy of each; classes without images do not count."""
     per_class: dict[str, float]
     """Class name -> accuracy."""
     calibration_error: float
     """Expected calibration error in points: `calibration_error`."""
     confusions: list[tuple[str, str, int]]
-    """(true class, predicted class, images): the most frequent mistakes."""
+    """(true class, predicted class, images): the most frequent mistakes first."""
     examples: list[dict[str, Any]]
-    """Some predictions, then some more wrong ones: key (or place) of the image, truth, guess, probability."""
+    """Some predictions, then some mistakes: key (or index) of the image, truth, guess, probability."""
     seconds: float
-    """From files to guesses."""
+    """Time from files to predictions."""
 
     def as_dict(self) -> dict[str, Any]:
         """The fields, ready for JSON."""
@@ -58,7 +58,7 @@ def choose(dataset: Dataset, trained: Sequence[str], split: str) -> Dataset:
     """The images and candidate classes of a split: `base` are the trained classes, `novel` the others, `all` both.
 
     Raises:
-        DataError: the data has no such class.
+        DataError: no class of the data is in that split.
     """
     known = {key(name) for name in trained}
     wanted = {
@@ -67,7 +67,7 @@ def choose(dataset: Dataset, trained: Sequence[str], split: str) -> Dataset:
         "all": list(dataset.classes),
     }[split]
     if not wanted:
-        what = "one that the adapter was trained on" if split == "base" else "one that it was not trained on"
+        what = "one that the adapter was trained on" if split == "base" else "new to the adapter"
         raise DataError(
             f"No class of {dataset.name} is {what}, so there is nothing to evaluate for the split {split!r}: use the "
             f"split {'novel' if split == 'base' else 'base'!r}, or other data."
@@ -76,7 +76,7 @@ def choose(dataset: Dataset, trained: Sequence[str], split: str) -> Dataset:
 
 
 def without(dataset: Dataset, keys: Sequence[str]) -> Dataset:
-    """The images that are not among those named, such as the ones that were trained on."""
+    """The images whose keys are not in `keys`, such as those that were trained on."""
     left_out = set(keys)
     if not dataset.keys or not left_out:
         return dataset
@@ -91,15 +91,15 @@ def evaluate(
     template: str | None = None,
     unseen: bool = False,
 ) -> Result:
-    """Accuracy and calibration among the classes of `dataset`, which may have more classes than images show.
+    """Accuracy and calibration with the classes of `dataset` as candidates, some of which may have no images.
 
     `template` and `unseen` are those of `Adapter.scores`.
 
     Raises:
-        DataError: there is no image.
+        DataError: there are no images.
     """
     if not len(dataset):
-        raise DataError(f"No image of {dataset.name} is left to evaluate: all were trained on. Give data of its own.")
+        raise DataError(f"No image of {dataset.name} is left to evaluate: all were trained on. Give other images.")
     started = time.monotonic()
     scores = adapter.scores(
         dataset.images, dataset.classes, template=template, unseen=unseen, repeats=dataset.published
@@ -110,9 +110,9 @@ def evaluate(
     right = guesses == labels
     per_class = {}
     for label, name in enumerate(dataset.classes):
-        mine = right[labels == label].double()
-        if len(mine):
-            per_class[name if name not in per_class else f"{name} ({label})"] = round(100 * float(mine.mean()), 2)
+        hits = right[labels == label].double()
+        if len(hits):
+            per_class[name if name not in per_class else f"{name} ({label})"] = round(100 * float(hits.mean()), 2)
     return Result(
         split,
         len(dataset),
@@ -128,8 +128,8 @@ def evaluate(
 
 
 def calibration_error(confidence: Float[Tensor, " images"], right: Bool[Tensor, " images"], bins: int = 15) -> float:
-    """Expected calibration error: how far confidence and accuracy are apart, in equal bins of confidence, weighted by
-    their images (Guo et al., ICML 2017)."""
+    """Expected calibration error, between 0 and 1: the distance between mean confidence and accuracy in equal bins of
+    confidence, weighted by their images (Guo et al., ICML 2017)."""
     place = (confidence * bins).long().clamp(max=bins - 1)
     gap = torch.zeros(bins, dtype=torch.double).index_add_(0, place, confidence.double() - right.double())
     return float(gap.abs().sum() / len(confidence))
@@ -142,7 +142,7 @@ def _confusions(dataset: Dataset, guesses: Sequence[int]) -> list[tuple[str, str
 
 
 def _examples(dataset: Dataset, guesses: Sequence[int], confidence: Sequence[float]) -> list[dict[str, Any]]:
-    """First images spread evenly over the data, the same whatever was guessed; then of the others some that are wrong."""
+    """First images spread evenly over the data, the same for every method; then some of the remaining mistakes."""
     same = _spread(range(len(guesses)))
     wrong = [i for i, (a, b) in enumerate(zip(dataset.labels, guesses, strict=True)) if a != b and i not in same]
     chosen = same + _spread(wrong)

@@ -16,16 +16,16 @@ from fewclip.version import __version__
 
 
 class PeakMemory:
-    """The highest memory of this process, and of its GPU, from its making on."""
+    """The highest memory of this process and of its GPU since this object was made."""
 
     def __init__(self) -> None:
         with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak begins anew here
+            Path("/proc/self/clear_refs").write_text("5")  # Linux: resets the peak
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
 
     def mb(self) -> float | None:
-        """Of main memory, in MiB; None where the system doesn't tell."""
+        """Of main memory, in MiB; None where the system does not report it."""
         try:
             line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
             return round(int(line.split()[1]) / 1024, 1)

@@ -51,7 +51,7 @@ class Bench:
 
     def fit(self, train: Dataset) -> Adapter:
         """Train, or resume where an interrupted run of the same name stopped. A checkpoint that can't be resumed from (of
-        other settings after an upgrade, of other data after a change in the folder, damaged) is replaced; `note` says so."""
+        other settings after an upgrade, of other images after a change in the folder, damaged) is replaced, as `note` records."""
         run = self.run
         model = FewShotClassifier(
             run.method,
@@ -184,7 +184,7 @@ def find_protocol(name: str) -> Protocol:
     """The protocol of that name.
 
     Raises:
-        SettingsError: there is none.
+        SettingsError: an unknown protocol.
     """
     if name not in PROTOCOLS:
         raise SettingsError(f"There is no protocol {name!r}: choose one of {', '.join(PROTOCOLS)}.")

@@ -1,4 +1,4 @@
-"""What was measured of one adapter, out of a file of results, for its card: only what was measured of this very training."""
+"""Reads what was measured of one adapter from a file of results, for its card; results of any other training are left out."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
 def read_results(path: str | Path, config: AdapterConfig) -> list[Stated]:
     """The results of an adapter in a file: rows of `fewclip bench` (JSON Lines), or what `fewclip eval --json` printed.
 
-    Of rows those count whose training was the adapter's: method, settings, backbone, data, shots, seed and number of
-    images. An evaluation must name the checksum of the adapter's weights.
+    A row counts if its training was the adapter's: method, settings, backbone, data, shots, seed and number of images. An
+    evaluation must have the checksum of the adapter's weights.
 
     Raises:
-        DataError: no such file, no results in it, or none of this adapter.
+        DataError: the file is absent or has no results of this adapter.
     """
     path = Path(path)
     try:
         whole = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except (ValueError, OSError):  # several lines are rows
+    except (ValueError, OSError):  # rows: several JSON documents
         whole = None
     if isinstance(whole, dict) and "run" not in whole:
         return [_evaluation(whole, path, config)]
-    found = [row for row in read_rows(path) if row["status"] == "done"]
-    mine = [_stated(path, row, str(row.get("protocol")), "dataset", "test") for row in found if _is_of(row, config)]
-    if not mine:
+    done = [row for row in read_rows(path) if row["status"] == "done"]
+    stated = [_stated(path, row, str(row.get("protocol")), "dataset", "test") for row in done if _is_of(row, config)]
+    if not stated:
         raise DataError(
-            f"None of the {len(found)} results in {path} is of this adapter: expected rows with its method ({config.method}), "
-            f"settings, backbone, data ({config.training.data}), shots and seed. Measure it with `fewclip eval --json`."
+            f"None of the {len(done)} results in {path} is of this adapter: expected rows with its method ({config.method}), "
+            f"settings, backbone, data ({config.training.data}), shots and seed. Evaluate it with `fewclip eval --json`."
         )
-    return mine
+    return stated
 
 
 def _evaluation(result: dict[str, Any], path: Path, config: AdapterConfig) -> Stated:
@@ -49,7 +49,7 @@ def _evaluation(result: dict[str, Any], path: Path, config: AdapterConfig) -> St
         )
     if "weights_sha256" not in result:
         raise DataError(
-            f"{path} is neither a file of rows nor an evaluation that says which adapter it is of: give rows.jsonl of "
+            f"{path} is neither a file of rows nor an evaluation with the checksum of its adapter: give rows.jsonl of "
             "`fewclip bench`, or what `fewclip eval ADAPTER DATA --json` of this version prints."
         )
     return _stated(path, result, "fewclip eval", "data", result.get("part"))
@@ -58,7 +58,7 @@ def _evaluation(result: dict[str, Any], path: Path, config: AdapterConfig) -> St
 def _is_of(row: Row, config: AdapterConfig) -> bool:
     training = config.training
     trained = training.settings
-    said = row.get("training") or {}
+    settings = row.get("training") or {}
     return (
         row.get("variant") is None
         and row.get("method") == config.method
@@ -67,13 +67,13 @@ def _is_of(row: Row, config: AdapterConfig) -> bool:
         and row.get("source") == training.data
         and row.get("shots") == training.shots
         and row.get("train_images") == training.images
-        and all(trained.get(name) == value for name, value in said.items())
+        and all(trained.get(name) == value for name, value in settings.items())
     )
 
 
-def _stated(path: Path, said: Mapping[str, Any], protocol: str, data: str, part: object) -> Stated:
+def _stated(path: Path, result: Mapping[str, Any], protocol: str, data: str, part: object) -> Stated:
     try:
-        counts = int(said["classes"]), int(said["images"]), float(said["accuracy"])
-        return Stated(protocol, str(said[data]), str(part), str(said["split"]), *counts)
+        counts = int(result["classes"]), int(result["images"]), float(result["accuracy"])
+        return Stated(protocol, str(result[data]), str(part), str(result["split"]), *counts)
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"A result in {path} can't be read ({error}): restore the file, or measure again.") from error
+        raise DataError(f"A result in {path} can't be read ({error}): restore the file, or evaluate again.") from error

@@ -1,4 +1,4 @@
-"""Many runs: what they are, which of them are still to do, and their rows in one file."""
+"""Many runs: which they are, which of them are not finished yet, and their rows in one file."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from fewclip.errors import FewclipError, OutputError, SettingsError
 from fewclip.files.lock import only_writer
 from fewclip.files.write import clear
 from fewclip.methods import METHODS, find, make_settings
-from fewclip.training.settings import TrainSettings
+from fewclip.methods.settings import suggestion
+from fewclip.training.settings import TrainSettings, split_settings
 from fewclip.workers.progress import Progress
 
 Finish = Callable[[Run, list[Row]], None]
-"""Called by an executor with each run and its rows, as soon as they are there."""
+"""Called by an executor with each run and its rows, as soon as it has ended."""
 
 
 Executor = Callable[[Sequence[Run], Where, Finish], None]
@@ -30,7 +31,7 @@ Executor = Callable[[Sequence[Run], Where, Finish], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """What to compare. Empty `datasets`, `targets`, `shots` stand for the protocol's own."""
+    """What to compare. Empty `datasets`, `targets` and `shots` mean those of the protocol."""
 
     protocols: tuple[str, ...]
     """Names in `fewclip.bench.protocols.PROTOCOLS`."""
@@ -39,31 +40,37 @@ class Sweep:
     datasets: tuple[str, ...] = ()
     """Data sets to train on."""
     targets: tuple[str, ...] = ()
-    """Data sets to test on besides, in the transfer protocols."""
+    """Further data sets to test on, in the transfer protocols."""
     seeds: tuple[int, ...] = (1, 2, 3)
     shots: tuple[int, ...] = ()
-    """Training images of each class."""
+    """Training images per class."""
     preset: str = "fair"
     """fair or paper."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Of training or of methods, over those of the preset."""
+    """Of training or of methods; they override the preset."""
     backbone: str = "icon-clip"
     template: str | None = None
-    """A prompt template in place of each data set's own."""
+    """A prompt template instead of each data set's own."""
     ablation: str | None = None
-    """Run the variants of this ablation in place of each method once."""
+    """Run the variants of this ablation instead of each method once."""
 
     def runs(self) -> list[Run]:
         """Every run of this sweep, in order.
 
         Raises:
-            SettingsError: an unknown name, or a setting that no method has.
+            SettingsError: an unknown name, nothing to run, or a setting that no method has or that is out of its range.
         """
+        for name in ("protocols", "methods", "seeds"):
+            if not getattr(self, name):
+                raise SettingsError(f"{name} is empty, so there is nothing to run: give at least one.")
         methods = tuple(METHODS) if self.methods == ("all",) else self.methods
         for name in methods:
             find(name)
         self._check_settings(methods)
-        return list(self._expand(methods))
+        runs = list(self._expand(methods))
+        for run in runs:  # each would fail with the same sentence, but one at a time and after its data was read
+            split_settings(run.method, run.settings)
+        return runs
 
     def _expand(self, methods: Sequence[str]) -> Iterator[Run]:
         for protocol in map(find_protocol, self.protocols):
@@ -74,8 +81,8 @@ class Sweep:
                         if self.methods == ("all",):
                             continue
                         raise SettingsError(
-                            f"{method} says nothing of classes that it was not trained on, which {protocol.name} asks "
-                            "for: leave it out, or use few-shot."
+                            f"{method} does not score classes that it was not trained on, which {protocol.name} tests: leave it "
+                            "out, or use few-shot."
                         )
                     by_target = {t: settings_by_target(self.preset, protocol.name, method, t) for t in targets}
                     for variant, varied in self._variants(method).items():
@@ -107,12 +114,12 @@ class Sweep:
         if self.ablation is None:
             return {None: {}}
         config = backbone(self.backbone).config
-        found: dict[str | None, dict[str, Any]] = {}
-        found.update(variants(self.ablation, method, min(config.vision_layers, config.text_layers)))
-        return found
+        settings_of: dict[str | None, dict[str, Any]] = {}
+        settings_of.update(variants(self.ablation, method, min(config.vision_layers, config.text_layers)))
+        return settings_of
 
     def _of(self, method: str) -> dict[str, Any]:
-        """Those of the settings that training or this method has."""
+        """The settings that training or this method has."""
         known = _fields(TrainSettings) | _fields(find(method).Settings)
         return {k: v for k, v in self.settings.items() if k in known}
 
@@ -120,9 +127,12 @@ class Sweep:
         known = _fields(TrainSettings).union(*(_fields(find(m).Settings) for m in methods))
         unknown = sorted(set(self.settings) - known)
         if unknown:
-            raise SettingsError(f"No method has the setting {unknown[0]!r}: there are {', '.join(sorted(known))}.")
+            raise SettingsError(
+                f"Neither training nor {' or '.join(methods)} has a setting {unknown[0]!r}{suggestion(unknown[0], known)}: there are "
+                f"{', '.join(sorted(known))}."
+            )
         if "seed" in self.settings:
-            raise SettingsError("Seeds are not set as a setting: give them as seeds.")
+            raise SettingsError("seed can't be given as a setting of a sweep: give the seeds, such as --seeds 1,2,3.")
 
 
 def _fields(kind: type) -> set[str]:
@@ -130,7 +140,7 @@ def _fields(kind: type) -> set[str]:
 
 
 def _key(name: str) -> str:
-    """A published data set by its one name."""
+    """The key of a published data set, whichever of its names was given."""
     benchmark = named(name)
     return benchmark.key if benchmark else name
 
@@ -139,7 +149,7 @@ def check_data(runs: Iterable[Run], root: str | None) -> None:
     """Read every data set of the runs once, before anything is trained.
 
     Raises:
-        DataError: one that can't be used.
+        DataError: one of them can't be used.
     """
     for source in dict.fromkeys(run.source for run in runs):
         read(source, "train", root)
@@ -149,13 +159,13 @@ def check_data(runs: Iterable[Run], root: str | None) -> None:
 
 
 def sweep(runs: Sequence[Run], where: Where, executor: Executor, *, quiet: bool = False) -> list[Row]:
-    """Do what is not yet done of the runs and return the rows of all of them.
+    """Execute the runs that are not finished yet, and return the rows of all of them.
 
-    Each run's rows are added to `out`/rows.jsonl when it ends, so that whatever stops this loses no finished run and the
-    same call goes on from there. A failed run is recorded and tried again by the next call.
+    Each run's rows are added to `out`/rows.jsonl when it ends, so that no finished run is lost whatever stops the sweep, and
+    the same call resumes it. A failed run is recorded and tried again by the next call.
 
     Raises:
-        OutputError: the place can't be written to, or another sweep is writing there.
+        OutputError: the folder can't be written to, or another sweep is writing to it.
         DataError: a data set that can't be used, before anything is trained.
     """
     path = Path(where.out) / ROWS
@@ -188,7 +198,7 @@ def sweep(runs: Sequence[Run], where: Where, executor: Executor, *, quiet: bool 
 
 
 def tidy(where: Where, finished: set[str]) -> None:
-    """Delete what killed sweeps left of no use: half-written files, and the state of runs that are finished."""
+    """Delete useless files that killed sweeps left: half-written ones, and checkpoints of runs that are finished."""
     unfinished = Path(where.out, UNFINISHED)
     clear(unfinished, "*")
     for name in finished:
@@ -196,10 +206,10 @@ def tidy(where: Where, finished: set[str]) -> None:
 
 
 def execute(run: Run, where: Where) -> list[Row]:
-    """All rows of a run; of one that fails a single row that says why.
+    """All rows of a run; of one that fails, a single row with the error.
 
     Raises:
-        OutputError: its state can't be kept, which no further run could either.
+        OutputError: its checkpoint can't be written, so that no further run could be kept either.
     """
     bench = Bench(run, where)
     try:
@@ -214,7 +224,7 @@ def execute(run: Run, where: Where) -> list[Row]:
 
 
 def describe(rows: list[Row]) -> Iterator[str]:
-    """What a run found, in words: "base 71.2", …"""
+    """The results of a run in words: "base 71.2", …"""
     for row in rows:
         if row["status"] == "failed":
             yield f"failed: {row['error']}"

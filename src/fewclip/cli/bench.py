@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
+from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,42 +24,44 @@ from fewclip.errors import SettingsError
 @dataclass(frozen=True, kw_only=True)
 class Bench:
     protocols: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PROTOCOL[,…]")]
-    """base-to-novel, open, few-shot, cross-dataset, domain-generalization; several with commas."""
+    """base-to-novel: train on half of the classes, test each half separately. open: the same, tested among all classes.
+    few-shot: train and test on all classes. cross-dataset, domain-generalization: train on one data set, test on others.
+    Several with commas."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")]
-    """Folder for the rows. With rows of the same runs in it, only the others are run."""
+    """Folder for the results. Runs that are already finished there are not repeated."""
     methods: Annotated[str, tyro.conf.arg(metavar="NAME,…")] = "zero-shot,mmrl,mmrlpp"
-    """Methods (see `fewclip methods`), or all."""
+    """Methods to compare (see `fewclip methods`), or all."""
     datasets: Annotated[str, tyro.conf.arg(metavar="NAME,…")] = ""
-    """Data sets to train on: published names (see `fewclip data list`), embedded ones, folders below the root or anywhere.
-    By default the protocol's: the 11 published ones, or ImageNet for cross-dataset and domain-generalization."""
+    """Data sets to train on: published or embedded ones (see `fewclip data list`), or folders, below --root or anywhere. By
+    default the protocol's: the 11 published ones, or ImageNet for cross-dataset and domain-generalization."""
     targets: Annotated[str, tyro.conf.arg(metavar="NAME,…")] = ""
     """cross-dataset and domain-generalization: data sets to test on; by default the papers'."""
     root: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Folder that holds the data sets; by default $FEWCLIP_DATA."""
+    """Folder with the data sets; by default $FEWCLIP_DATA."""
     backbone: Annotated[str, tyro.conf.arg(metavar="NAME")] = DEFAULT_BACKBONE
     """The CLIP to adapt (see `fewclip backbones`)."""
     seeds: Annotated[str, tyro.conf.arg(metavar="N,…")] = "1,2,3"
-    """Seeds of the picks, the start, the order and the augmentation."""
+    """One run for each seed: it decides which images are picked, initial values, order and augmentation."""
     shots: Annotated[str, tyro.conf.arg(metavar="N,…")] = ""
-    """Training images of each class; by default the protocol's: 16, or 1,2,4,8,16 for few-shot."""
+    """Training images per class; by default 16, and 1,2,4,8,16 for few-shot."""
     preset: Literal[PRESETS] = "fair"  # type: ignore[valid-type]
-    """fair: one setting for all data sets. paper: what the authors published for each."""
+    """fair: the same settings for all data sets. paper: what the authors published for each."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE …")] = ()
-    """Settings of training or of a method, over those of the preset, such as epochs=5 alpha=0.3."""
+    """Settings of training or of a method that override the preset, such as epochs=5 alpha=0.3."""
     template: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
-    """Prompt template, or a preset of one, in place of each data set's own."""
+    """Prompt template, or the name of a preset template, instead of each data set's own."""
     ablation: Literal[ABLATIONS] | None = None  # type: ignore[valid-type]
     """Run the variants of one of the papers' ablations instead of each method once (mmrl and mmrlpp)."""
     executor: Literal["local", "ray"] = "local"
-    """Processes of this machine, or a Ray cluster."""
+    """Run in processes of this machine, or on a Ray cluster."""
     processes: int = 1
-    """local: runs at a time; they share the cores."""
+    """local: how many runs at a time; they share the cores."""
     ray_address: Annotated[str, tyro.conf.arg(metavar="ADDRESS")] = "auto"
     """ray: auto for a running cluster, local for a new one on this machine, or an address."""
     cpus_per_run: float = 1
-    """ray: cores of each run."""
+    """ray: cores per run."""
     gpus_per_run: float = 0
-    """ray: GPUs of each run, such as 1 or 0.25."""
+    """ray: GPUs per run, such as 1 or 0.25."""
     device: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """cpu, cuda, …; by default a GPU if there is one."""
     dry_run: bool = False
@@ -68,10 +71,13 @@ class Bench:
 
 
 def bench(arguments: list[str]) -> int:
-    """Train and test methods on data sets by a protocol: many runs, resumable, one row of results for each thing tested.
+    """Compare methods: train and test each one under a protocol, on several data sets and with several seeds.
 
-    Exit status: 0 all runs are done, 1 some failed (their rows say why; the same command tries them again)."""
-    options = tyro.cli(Bench, prog="fewclip bench", description=bench.__doc__, args=arguments)
+    Every run adds its results to OUT/rows.jsonl when it ends. Run the same command again to resume a sweep that was stopped;
+    `fewclip report OUT` makes tables and plots. docs/protocols.md describes the protocols.
+
+    Exit status: 0 if all runs succeeded, 1 if some failed (the same command tries them again), 2 for a mistake in the command."""
+    options = tyro.cli(Bench, prog="fewclip bench", description=cleandoc(bench.__doc__ or ""), args=arguments)
     plan = Sweep(
         protocols=names(options.protocols),
         methods=names(options.methods),
@@ -112,18 +118,18 @@ def bench(arguments: list[str]) -> int:
 
 
 def assignments(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """NAME=VALUE pairs, the values read as JSON where they are, else as text.
+    """NAME=VALUE pairs; a value that is valid JSON is read as JSON, any other as text.
 
     Raises:
         SettingsError: something without "=".
     """
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for pair in pairs:
         name, sign, value = pair.partition("=")
         if not (name and sign):
             raise SettingsError(f"--set has {pair!r}, but NAME=VALUE is expected, such as epochs=5.")
         try:
-            found[name.replace("-", "_")] = json.loads(value)
+            settings[name.replace("-", "_")] = json.loads(value)
         except ValueError:
-            found[name.replace("-", "_")] = value
-    return found
+            settings[name.replace("-", "_")] = value
+    return settings

@@ -24,6 +24,7 @@ from fewclip.data.dataset import Dataset
 from fewclip.data.read import read_data
 from fewclip.data.sheet import Sample, sheet
 from fewclip.errors import DataError
+from fewclip.files.markdown import markdown_table
 from fewclip.files.write import write_json, write_text
 from fewclip.methods import METHODS
 
@@ -72,7 +73,8 @@ def demo(arguments: list[str]) -> int:
             fitted.setdefault(method, adapter)
     table = summarise(rows)
     write_json(options.out / "results.json", {"rows": rows, "machine": platform.platform(), "python": sys.version})
-    write_text(options.out / "results.md", markdown(table))
+    lines = [list(row.values()) for row in table]
+    write_text(options.out / "results.md", markdown_table(list(table[0]), lines, right=range(1, len(table[0]))) + "\n")
     picture(fitted, test, base.classes, options.out / "predictions.png")
     if options.json:
         print(json.dumps(rows))
@@ -124,12 +126,6 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             }
         )
     return table
-
-
-def markdown(table: list[dict[str, Any]]) -> str:
-    lines = ["| " + " | ".join(table[0]) + " |", "|" + "---|" * len(table[0])]
-    lines += ["| " + " | ".join(row.values()) + " |" for row in table]
-    return "\n".join(lines) + "\n"
 
 
 def picture(fitted: dict[str, Adapter], test: Dataset, base: tuple[str, ...], path: Path) -> None:

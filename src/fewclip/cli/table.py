@@ -20,7 +20,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None, 
     shown = [{key: _text(value) for key, value in row.items()} for row in rows]
     for name in shown[0]:
         numbers = all(row[name][:1].isdigit() or not row[name] for row in shown)
-        table.add_column(name, justify="right" if numbers else "left", no_wrap=not wrap)
+        table.add_column(name, justify="right" if numbers else "left", no_wrap=not wrap or name == next(iter(shown[0])))
     for row in shown:
         table.add_row(*(Text(text) for text in row.values()))
     Console().print(table)

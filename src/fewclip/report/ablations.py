@@ -1,4 +1,4 @@
-"""Ablations: one line a variant, the published numbers beside it."""
+"""Ablations: one line per variant, the published numbers beside it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ALL = 11
 
 
 def tables(group: Group) -> list[Table]:
-    """One table for every method of an ablation."""
+    """One table per method of an ablation."""
     return [_table(group, method) for method in dict.fromkeys(e.method for e in group.entries)]
 
 

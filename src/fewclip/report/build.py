@@ -1,4 +1,4 @@
-"""Rows -> a report: what is said of them, in order, before anything is drawn or written."""
+"""Rows -> a report: headline, facts and tables in order, before anything is drawn or written."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ TITLE = "Few-shot adaptation of a frozen CLIP"
 
 @dataclass(frozen=True)
 class Section:
-    """All there is of one group."""
+    """The tables of one group."""
 
     title: str
     conditions: str
-    """What sets it apart from other sections of that title."""
+    """What distinguishes it from other sections of that title."""
     group: Group
     tables: tuple[Table, ...]
     confusions: tuple[tuple[str, Table], ...] = ()
@@ -77,7 +77,7 @@ def build(rows: Sequence[Row], title: str = TITLE) -> Report:
 def _section(group: Group) -> Section:
     scope = group.scope
     conditions = [scope.backbone, f"{scope.preset} settings"]
-    conditions += [f"{layouts.shots_title(scope.shots or 0).lower()} a class"] if scope.protocol != "few-shot" else []
+    conditions += [f"{layouts.shots_title(scope.shots or 0).lower()} per class"] if scope.protocol != "few-shot" else []
     conditions += [f"trained on {dataset_title(scope.source)}"] if scope.source else []
     if scope.ablation is not None:
         conditions.insert(0, protocol_title(scope.protocol))
@@ -98,7 +98,7 @@ def _section(group: Group) -> Section:
 
 
 def _headline(groups: Sequence[Group]) -> str:
-    """The best method of the first protocol, in one sentence: over the data sets that all methods have, if there are any."""
+    """The best method of the first protocol, in one sentence: over the data sets that all methods have, if any."""
     for whole in groups:
         shared = tuple(d for d in whole.datasets if all(whole.rows(e, d) for e in whole.entries))
         group = replace(whole, datasets=shared or whole.datasets)
@@ -111,13 +111,13 @@ def _headline(groups: Sequence[Group]) -> str:
         best = max(scores, key=lambda e: scores[e].mean)
         sets = f"{most} data set{'s' * (most != 1)}" + " that all have" * (len(group.datasets) < len(whole.datasets))
         where = f"{protocol_title(group.scope.protocol, short=True)}, {sets}"
-        said = f"{where}: {best.label} {'is best with' if len(scores) > 1 else 'has'} {scores[best].mean:.1f} %"
-        said += f" ({name if name == 'HM' else name[0].lower() + name[1:]})"
-        base = next((e for e in scores if e.method == "zero-shot" and e != best), None)
-        if base is None:
-            return said + "."
-        gain = round(scores[best].mean, 1) - round(scores[base].mean, 1)
-        return f"{said}, {gain:.1f} points above {base.label}."
+        sentence = f"{where}: {best.label} {'is best with' if len(scores) > 1 else 'has'} {scores[best].mean:.1f} %"
+        sentence += f" ({name if name == 'HM' else name[0].lower() + name[1:]})"
+        zero = next((e for e in scores if e.method == "zero-shot" and e != best), None)
+        if zero is None:
+            return sentence + "."
+        gain = round(scores[best].mean, 1) - round(scores[zero].mean, 1)
+        return f"{sentence}, {gain:.1f} points above {zero.label}."
     return "No run has finished."
 
 
@@ -127,7 +127,7 @@ def _caveats(groups: Sequence[Group]) -> list[str]:
         return []
     return [
         f"Made with {' and '.join(others)}, not with OpenAI’s ViT-B/16 of the papers: these numbers are not comparable with "
-        "the published ones, and say nothing about them."
+        "the published ones."
     ]
 
 
@@ -172,7 +172,7 @@ def _summaries(groups: Sequence[Group]) -> list[Table]:
     together: dict[tuple[str, str], list[Group]] = defaultdict(list)
     for group in groups:
         together[group.scope.backbone, group.scope.preset].append(group)
-    return [_summary(backbone, preset, mine) for (backbone, preset), mine in together.items()]
+    return [_summary(backbone, preset, of_pair) for (backbone, preset), of_pair in together.items()]
 
 
 def _summary(backbone: str, preset: str, groups: Sequence[Group]) -> Table:
@@ -198,9 +198,9 @@ def _summary(backbone: str, preset: str, groups: Sequence[Group]) -> Table:
     notes = [
         "Averages over data sets, in per cent, mean ± standard deviation over seeds. Best in bold. HM: harmonic mean."
     ]
-    found = [c for line in lines for c in line.cells]
-    notes += [layouts.FEWER] if any(c.note and not c.partial for c in found) else []
-    notes += [layouts.PARTIAL] if any(c.partial for c in found) else []
+    shown = [c for line in lines for c in line.cells]
+    notes += [layouts.FEWER] if any(c.note and not c.partial for c in shown) else []
+    notes += [layouts.PARTIAL] if any(c.partial for c in shown) else []
     return Table(
         "summary",
         f"At a glance: {backbone}, {preset} settings",

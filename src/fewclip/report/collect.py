@@ -24,7 +24,7 @@ Slot = tuple["Entry", str, str, int]
 
 @dataclass(frozen=True)
 class Scope:
-    """Conditions that rows must share to stand in one table."""
+    """Conditions that rows must share to be compared in one table."""
 
     protocol: str
     backbone: str
@@ -43,7 +43,7 @@ class Scope:
 
 @dataclass(frozen=True)
 class Entry:
-    """A column of a table: a method, and what sets it apart from others of the same name."""
+    """A column of a table: a method, and what distinguishes it from others of the same name."""
 
     method: str
     variant: str = ""
@@ -97,25 +97,25 @@ def load(places: Sequence[str | Path]) -> list[Row]:
     succeeded.
 
     Raises:
-        DataError: there are none, or a file is no file of rows.
+        DataError: there are none, or a file does not hold rows.
     """
     runs: dict[str, list[Row]] = {}
     for place in places:
-        mine: dict[str, list[Row]] = defaultdict(list)
+        of_place: dict[str, list[Row]] = defaultdict(list)
         for row in read_rows(place):
             _check(row, place)
-            mine[str(row["run"])].append(row)
-        for run, rows in mine.items():
+            of_place[str(row["run"])].append(row)
+        for run, rows in of_place.items():
             if rows[0]["status"] == "done" or runs.get(run, rows)[0]["status"] != "done":
                 runs[run] = rows
-    rows = [row for mine in runs.values() for row in mine]
+    rows = [row for rows in runs.values() for row in rows]
     if not rows:
         raise DataError(f"There is no result in {', '.join(map(str, places))}: no run has finished there yet.")
     return rows
 
 
 def _check(row: Row, place: str | Path) -> None:
-    """That a row of a finished run says what it is of."""
+    """Refuse a row of a finished run without the fields that place it, or with values that no run writes."""
     if row["status"] != "done":
         return
     wrong = [
@@ -135,7 +135,7 @@ def _check(row: Row, place: str | Path) -> None:
 
 
 def _listed(row: Row, name: str) -> list[Any]:
-    """A list of a row; of something else, one thing that is none of its kind."""
+    """A list of a row; for anything else a list that no check accepts."""
     value = row.get(name)
     return [] if value is None else value if isinstance(value, list) else [None]
 
@@ -152,7 +152,7 @@ def collect(rows: Iterable[Row]) -> list[Group]:
     """The groups, in the order of protocols; those of ablations last.
 
     Raises:
-        DataError: rows, but of no protocol that is known here.
+        DataError: all rows are of unknown protocols.
     """
     by_scope: dict[Scope, list[Row]] = defaultdict(list)
     others = set()
@@ -189,7 +189,7 @@ def _scope(row: Row) -> Scope:
 
 
 def _join_without_shots(by_scope: dict[Scope, list[Row]]) -> None:
-    """Rows of methods that use no training image stand beside all others of the same conditions."""
+    """Methods that use no training image are shown beside all others of the same conditions."""
     for scope in [s for s, rows in by_scope.items() if all(row["method"] in FIXED for row in rows)]:
         hosts = [s for s in by_scope if s != scope and _but_shots(s) == _but_shots(scope)]
         hosts = [s for s in hosts if any(row["method"] not in FIXED for row in by_scope[s])]
@@ -207,7 +207,7 @@ def _but_shots(scope: Scope) -> tuple[Any, ...]:
 def _group(scope: Scope, rows: list[Row]) -> Group:
     details = _details(rows)
     slots: dict[Slot, dict[int, Row]] = defaultdict(dict)
-    for row in sorted(rows, key=lambda row: str(row.get("finished"))):  # of twins, the later counts
+    for row in sorted(rows, key=lambda row: str(row.get("finished"))):  # of two with the same place, the later counts
         entry = Entry(str(row["method"]), _variant(row), details.get(id(row), ""))
         slots[(entry, str(row["dataset"]), str(row["split"]), _shots(row))][int(row["seed"])] = row
     entries = {slot[0]: None for slot in slots}
@@ -230,7 +230,7 @@ def _variant(row: Row) -> str:
 
 
 def _details(rows: list[Row]) -> dict[int, str]:
-    """Where two runs differ in nothing but settings: which settings, to tell them apart. By identity of the row."""
+    """By identity of the row: the settings that tell it apart from runs that differ in nothing else."""
     slots: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
         slots[(row["method"], _variant(row), row["dataset"], row["split"], _shots(row), row["seed"])].append(row)
@@ -240,17 +240,17 @@ def _details(rows: list[Row]) -> dict[int, str]:
         for name in set().union(*flat):
             if len({repr(f.get(name)) for f in flat}) > 1:
                 differing[twins[0]["method"]].add(name)
-    found = {}
+    details = {}
     for row in rows:
         names = sorted(differing[row["method"]])
         if names:
             flat_row = _flat(row)
-            found[id(row)] = ", ".join(f"{name} {flat_row.get(name)}" for name in names[:4])
-    return found
+            details[id(row)] = ", ".join(f"{name} {flat_row.get(name)}" for name in names[:4])
+    return details
 
 
 def _flat(row: Row) -> dict[str, Any]:
-    """What a user may have chosen."""
+    """The settings that a user may have chosen."""
     fields = {name: row.get(name) for name in ("template", "candidates", "backbone_fingerprint")}
     for part in ("settings", "training"):
         if isinstance(row.get(part), dict):

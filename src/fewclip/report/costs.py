@@ -58,7 +58,7 @@ def headline(group: Group, entry: Entry) -> tuple[str, Score | None]:
 
 
 def table(group: Group) -> Table | None:
-    """Parameters, seconds, memory, one line a method."""
+    """Parameters, seconds and memory, one line per method."""
     names = ["Trained parameters", "Training, s", "Prediction, ms/image", "Peak memory, MB", "GPU memory, MB"]
     costs = [cost(group, entry) for entry in group.entries]
     theirs = [None if e.variant else published.parameters(e.method) for e in group.entries]

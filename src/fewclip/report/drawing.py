@@ -46,15 +46,15 @@ class Plot:
 
 def looks(labels: Sequence[str], plain: Sequence[str]) -> dict[str, Look]:
     """A colour and a marker for each label; `plain` ones are grey. Beyond eight, dashed lines."""
-    found, count = {}, 0
+    chosen, count = {}, 0
     for label in labels:
         if label in plain:
-            found[label] = Look("#050000", "o", "--")
+            chosen[label] = Look("#050000", "o", "--")
             continue
         n, lap = count % SERIES, count // SERIES
-        found[label] = Look(f"#0500{n + 1:02x}", MARKERS[(n + lap) % len(MARKERS)], ("-", "--", ":")[lap % 3])
+        chosen[label] = Look(f"#0500{n + 1:02x}", MARKERS[(n + lap) % len(MARKERS)], ("-", "--", ":")[lap % 3])
         count += 1
-    return found
+    return chosen
 
 
 @contextmanager
@@ -98,7 +98,7 @@ def drawing() -> Any:
         "lines.markersize": 4.6,
     }
     with rc_context(settings), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a name in letters that matplotlib's own font lacks
+        warnings.simplefilter("ignore", UserWarning)  # a name in letters that matplotlib's font lacks
         yield
 
 

@@ -10,8 +10,8 @@ from fewclip.report.names import dataset_title
 from fewclip.report.scores import Score, average, average_harmonic, harmonic, over_seeds
 from fewclip.report.tables import Cell, Line, Table, cell, mark_best, mark_columns
 
-FEWER = "A small fraction behind a number, such as 2/3, says that fewer seeds than elsewhere have finished."
-PARTIAL = "An average over fewer data sets than others, such as 4/11 sets, is not in the running for the best."
+FEWER = "A small fraction after a number, such as 2/3, means that fewer seeds than elsewhere have finished."
+PARTIAL = "An average over fewer data sets than others, such as 4/11 sets, is never marked as the best."
 
 
 def tables(group: Group) -> list[Table]:
@@ -61,8 +61,8 @@ def few_shot(group: Group) -> Table:
     def line(label: str, score: Callable[[int, Entry], Score | None], sets: int = 0, total: bool = False) -> Line:
         cells: list[Cell] = []
         for shots, _ in spans:
-            own = [entry for s, entry in columns if s == shots]
-            cells += mark_best([cell(score(shots, e), group.expected(e), sets) for e in own])
+            entries = [entry for s, entry in columns if s == shots]
+            cells += mark_best([cell(score(shots, e), group.expected(e), sets) for e in entries])
         return Line(label, tuple(cells), total=total)
 
     lines = [
@@ -158,10 +158,10 @@ def _best_by_kind(group: Group, scores: Sequence[Sequence[Score | None]], sets: 
 
 
 def _best_by_span(cells: Sequence[Cell], span: int, *, lowest: bool) -> tuple[Cell, ...]:
-    found: list[Cell] = []
+    marked: list[Cell] = []
     for start in range(0, len(cells), span):
-        found += mark_best(cells[start : start + span], lowest=lowest)
-    return tuple(found)
+        marked += mark_best(cells[start : start + span], lowest=lowest)
+    return tuple(marked)
 
 
 def _has(group: Group, entry: Entry, shots: int) -> bool:
@@ -178,5 +178,5 @@ def _seeds_note(group: Group) -> str:
 
 def _marks(lines: Sequence[Line]) -> list[str]:
     cells = [c for line in lines for c in line.cells]
-    found = [FEWER] if any(c.note and not c.partial for c in cells) else []
-    return found + ([PARTIAL] if any(c.partial for c in cells) else [])
+    notes = [FEWER] if any(c.note and not c.partial for c in cells) else []
+    return notes + ([PARTIAL] if any(c.partial for c in cells) else [])

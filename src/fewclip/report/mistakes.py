@@ -72,11 +72,11 @@ class Sheet:
 
 
 def confusions(group: Group, dataset: str) -> Table | None:
-    """The most frequent mistakes: true class, predicted class, images a seed by method."""
+    """The most frequent mistakes: true class, predicted class, images per seed, by method."""
     shots = max(group.shots)
     counts: dict[tuple[str, str], dict[Entry, float]] = defaultdict(dict)
-    for (entry, own, _, slot_shots), rows in group.slots.items():
-        if own != dataset or slot_shots != shots:
+    for (entry, tested_on, _, slot_shots), rows in group.slots.items():
+        if tested_on != dataset or slot_shots != shots:
             continue
         for row in rows.values():
             for pair in row.get("confusions") or []:
@@ -127,28 +127,28 @@ def _examples(group: Group, dataset: str) -> tuple[int, dict[tuple[str, str], li
                 for example in row.get("examples") or []:
                     truth, name = str(example["truth"]), str(example["guess"])
                     guess = Guess(entry.label, name, number(example.get("probability")), truth == name)
-                    mine = known[(str(example["key"]), truth)]
-                    if all(other.method != guess.method for other in mine):
-                        mine.append(guess)
+                    guesses = known[(str(example["key"]), truth)]
+                    if all(other.method != guess.method for other in guesses):
+                        guesses.append(guess)
         if known:
             return seed, known
     return 0, {}
 
 
 def _in_turn(pictures: list[Picture], most: int) -> tuple[Picture, ...]:
-    """Up to so many: every method has its turn, and first come those that several made."""
+    """Up to `most` pictures, taken from the groups of methods in turn."""
     by_method: dict[tuple[str, ...], list[Picture]] = defaultdict(list)
     for picture in pictures:
         by_method[tuple(g.method for g in picture.guesses)].append(picture)
     chosen: list[Picture] = []
     while any(by_method.values()) and len(chosen) < most:
-        chosen += [mine.pop(0) for mine in by_method.values() if mine]
+        chosen += [group.pop(0) for group in by_method.values() if group]
     return tuple(chosen[:most])
 
 
 def thumbnails(root: Path | None) -> Thumbnail:
-    """Reads thumbnails of test images, where the data is there: published and embedded sets, and folders below `root`. Rows
-    that somebody else wrote can name any folder, and a page is there to be shown."""
+    """Reads thumbnails of test images where the data is present: published and embedded sets, and folders below `root`.
+    Untrusted rows can name any folder, and pages are made to be shared."""
     sets: dict[str, Mapping[str, Any]] = {}
 
     def images(dataset: str) -> Mapping[str, Any]:
@@ -165,9 +165,9 @@ def thumbnails(root: Path | None) -> Thumbnail:
             sets[dataset] = images(dataset)
         if key not in sets[dataset]:
             return None
-        found, index = sets[dataset][key]
+        part_images, index = sets[dataset][key]
         try:
-            return _data_uri(found[index])
+            return _data_uri(part_images[index])
         except (FewclipError, OSError):
             return None
 

@@ -22,7 +22,7 @@ Point = tuple[Entry, float, float]
 
 
 def plots(group: Group, looks: Looks) -> list[Plot]:
-    """What there is to draw of a group's accuracies."""
+    """The plots of a group's accuracies."""
     if group.scope.protocol in HALVES:
         return scatters(group, looks)
     return curves(group, looks) if group.scope.protocol == "few-shot" and len(group.shots) > 1 else []
@@ -30,14 +30,14 @@ def plots(group: Group, looks: Looks) -> list[Plot]:
 
 def curves(group: Group, looks: Looks) -> list[Plot]:
     """Accuracy by shots: the average first, then every data set."""
-    found = []
+    drawn = []
     if len(group.datasets) > 1:
         means = {e: [(s, average(group.each(e, "all", s))) for s in group.shots] for e in group.entries}
-        found.append(_curve(f"Average of {len(group.datasets)} data sets", means, looks))
+        drawn.append(_curve(f"Average of {len(group.datasets)} data sets", means, looks))
     for dataset in group.datasets:
         scores = {e: [(s, over_seeds(group.values(e, dataset, "all", s))) for s in group.shots] for e in group.entries}
-        found.append(_curve(dataset_title(dataset), scores, looks))
-    return found
+        drawn.append(_curve(dataset_title(dataset), scores, looks))
+    return drawn
 
 
 def _curve(title: str, scores: Mapping[Entry, Sequence[tuple[int, Score | None]]], looks: Looks) -> Plot:
@@ -57,7 +57,7 @@ def _curve(title: str, scores: Mapping[Entry, Sequence[tuple[int, Score | None]]
                 xs, ys, look.dashes, color=look.colour, marker=look.marker, markeredgecolor=PAPER, markeredgewidth=0.7
             )
         axes.set_xticks(list(place.values()), [str(s or "all") for s in shots])
-        axes.set_xlabel("shots a class")
+        axes.set_xlabel("shots per class")
         axes.set_ylabel("accuracy, %")
         axes.margins(x=0.04, y=0.1)
         low, high = axes.get_ylim()
@@ -72,31 +72,31 @@ def _curve(title: str, scores: Mapping[Entry, Sequence[tuple[int, Score | None]]
                 va="center",
             )
 
-    said = "; ".join(
+    numbers = "; ".join(
         f"{e.label} " + ", ".join(f"{score.mean:.1f} at {shots_title(s)}" for s, score in points)
         for e, points in lines.items()
     )
-    return plot(title, f"Accuracy in per cent by shots, {title}: {said}.", draw)
+    return plot(title, f"Accuracy in per cent by shots, {title}: {numbers}.", draw)
 
 
 def scatters(group: Group, looks: Looks) -> list[Plot]:
     """Base against novel accuracy: the average first, then every data set."""
-    found = []
+    drawn = []
     if len(group.datasets) > 1:
         points = []
         for entry in group.entries:
             base, novel, _ = half_averages(group, entry)
             if base and novel and base.datasets == novel.datasets == len(group.datasets):
                 points.append((entry, base.mean, novel.mean))
-        found.append(_scatter(f"Average of {len(group.datasets)} data sets", points, looks))
+        drawn.append(_scatter(f"Average of {len(group.datasets)} data sets", points, looks))
     for dataset in group.datasets[:MOST_PANELS]:
         points = []
         for entry in group.entries:
             b, n = (over_seeds(group.values(entry, dataset, split)) for split in ("base", "novel"))
             if b and n:
                 points.append((entry, b.mean, n.mean))
-        found.append(_scatter(dataset_title(dataset), points, looks))
-    return [p for p in found if p is not None]
+        drawn.append(_scatter(dataset_title(dataset), points, looks))
+    return [p for p in drawn if p is not None]
 
 
 def _scatter(title: str, points: Sequence[Point], looks: Looks) -> Plot | None:
@@ -113,8 +113,8 @@ def _scatter(title: str, points: Sequence[Point], looks: Looks) -> Plot | None:
             axes.plot(x, y, look.marker, color=look.colour, markersize=7, markeredgecolor=PAPER, markeredgewidth=0.8)
         label_points(axes, [(x, y, printable(e.label, 22), looks[e.label].colour) for e, x, y in points])
 
-    said = "; ".join(f"{e.label} base {x:.1f}, novel {y:.1f}" for e, x, y in points)
-    return plot(title, f"Base against novel accuracy in per cent, {title}: {said}.", draw)
+    numbers = "; ".join(f"{e.label} base {x:.1f}, novel {y:.1f}" for e, x, y in points)
+    return plot(title, f"Base against novel accuracy in per cent, {title}: {numbers}.", draw)
 
 
 def _iso_lines(axes: Axes) -> None:
@@ -139,7 +139,7 @@ def _iso_lines(axes: Axes) -> None:
 
 def cost_plots(group: Group, looks: Looks) -> list[Plot]:
     """The headline number against seconds of training and against trained parameters."""
-    found = []
+    drawn = []
     for title, axis, field in (
         ("Accuracy and training time", "seconds of training", "train_seconds"),
         ("Accuracy and size", "trained parameters", "parameters"),
@@ -158,8 +158,8 @@ def cost_plots(group: Group, looks: Looks) -> list[Plot]:
             else:
                 level.append((entry, score.mean))
         if points:
-            found.append(_cost(title, axis, name, points, level, looks))
-    return found
+            drawn.append(_cost(title, axis, name, points, level, looks))
+    return drawn
 
 
 def _cost(
@@ -185,9 +185,9 @@ def _cost(
         label_points(axes, [(x, y, printable(e.label, 22), looks[e.label].colour) for e, x, y in points])
         axes.title.set_color(INK)
 
-    said = "; ".join(f"{e.label} {y:.1f} with {x:,.0f} {axis}" for e, x, y in points)
-    said += "".join(f"; {e.label} {y:.1f} without training" for e, y in level)
-    return plot(title, f"{name} in per cent against {axis}: {said}.", draw)
+    numbers = "; ".join(f"{e.label} {y:.1f} with {x:,.0f} {axis}" for e, x, y in points)
+    numbers += "".join(f"; {e.label} {y:.1f} without training" for e, y in level)
+    return plot(title, f"{name} in per cent against {axis}: {numbers}.", draw)
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:

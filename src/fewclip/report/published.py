@@ -46,7 +46,7 @@ def read(name: str) -> tuple[dict[str, str], ...]:
 
 
 def lookup(protocol: str, method: str, dataset: str, column: str, shots: int = 0) -> float | None:
-    """A published number of ours methods' and data sets' names, or None."""
+    """A published number, by this package's names of the method and the data set; None if there is none."""
     if protocol not in FILES:
         return None
     for row in read(FILES[protocol]):

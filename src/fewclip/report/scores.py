@@ -10,7 +10,7 @@ from typing import Any
 from fewclip.bench.evaluation import harmonic_mean
 
 BySeed = Mapping[int, float]
-"""One number a seed."""
+"""One number per seed."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Score:
 
 
 LARGEST = 1e15
-"""What a row may say of any measure."""
+"""The largest value of any measure; a row with more is damaged."""
 
 
 def number(value: Any) -> float | None:
@@ -39,7 +39,7 @@ def over_seeds(values: BySeed) -> Score | None:
 
 
 def harmonic(base: BySeed, novel: BySeed) -> Score | None:
-    """The harmonic mean of the two means, as published. Its deviation is that of the seeds' own harmonic means."""
+    """The harmonic mean of the two means, as published. Its deviation is that of the seeds' harmonic means."""
     if not base or not novel:
         return None
     both = sorted(base.keys() & novel.keys())

@@ -49,7 +49,7 @@ class Line:
     label: str
     cells: tuple[Cell, ...]
     group: str = ""
-    """Lines of one group stand together under its name."""
+    """Lines of one group are shown together under its name."""
     total: bool = False
     """An average, set off from the others."""
 
@@ -95,8 +95,8 @@ def cell(score: Score | None, seeds: int = 0, datasets: int = 0) -> Cell:
 
 
 def mark_best(cells: Sequence[Cell], *, lowest: bool = False) -> list[Cell]:
-    """The cells with the best of them marked: all that show the same number as the best. Where all are equal, or there
-    is a single one, none is marked."""
+    """The cells with the best of them marked: all that show the same number as the best. None is marked
+    where all are equal or there is only one."""
     values = [float(f"{c.value:.{c.digits}f}") for c in cells if c.value is not None and not c.partial]
     if len(set(values)) < 2:
         return list(cells)

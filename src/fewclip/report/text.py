@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Callable, Iterator
 
+from fewclip.files.markdown import markdown_table
 from fewclip.report.build import Report, Section
 from fewclip.report.tables import MISSING, Cell, Table
 
@@ -16,7 +17,7 @@ _LATEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
     "`": r"\textasciigrave{}", '"': r"\textquotedbl{}", "−": "$-$", "±": r"$\pm$", "–": "--", "…": r"\dots{}", "×": r"$\times$",
     "α": r"$\alpha$", "β": r"$\beta$", "λ": r"$\lambda$", "†": r"$\dagger$", "’": "'",
-    "[": "{[}", "]": "{]}", "*": "{*}",  # which mean something behind a line's end
+    "[": "{[}", "]": "{]}", "*": "{*}",  # which have a meaning after a line end
 }  # fmt: skip
 
 
@@ -47,12 +48,12 @@ def _markdown_table(table: Table) -> str:
     stub = [table.group_corner or "Group"] if table.grouped else []
     head = [md(text) for text in (*stub, table.corner, *table.headings())]
     words = len(stub) + 1
-    rule = ["---" if i < words or i - words in table.text_columns else "---:" for i in range(len(head))]
-    lines = [head, rule]
+    numbers = [words + i for i in range(len(table.columns)) if i not in table.text_columns]
+    lines = []
     for line in table.lines:
         cells = [_cell(c, md, "**{}**", " ± ") for c in line.cells]
         lines.append([*([md(line.group)] if stub else []), md(line.label), *cells])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table(head, lines, right=numbers)
 
 
 def md(text: str) -> str:
@@ -92,8 +93,8 @@ def _latex_table(table: Table, heading: str) -> str:
         lines.append(" & ".join([*([tex(line.group)] if stub else []), tex(line.label), *cells]) + r" \\")
     fit = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%"  # smaller only where it is too wide
     body = [fit, f"\\begin{{tabular}}{{{columns}}}", r"\toprule", *lines, r"\bottomrule", r"\end{tabular}}"]
-    said = table.title if table.title == heading else f"{heading}. {table.title}"
-    caption = " ".join([f"{said}.", *table.notes])
+    heading_text = table.title if table.title == heading else f"{heading}. {table.title}"
+    caption = " ".join([f"{heading_text}.", *table.notes])
     return "\n".join([r"\begin{table}", r"\centering", f"\\caption{{{tex(caption)}}}", *body, r"\end{table}"])
 
 

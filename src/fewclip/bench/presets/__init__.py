@@ -29,20 +29,20 @@ PRESETS = ("fair", "paper")
 
 def settings_for(preset: str, protocol: str, method: str, source: str, shots: int | None = 16) -> dict[str, Any]:
     """Settings of method and training that differ from the defaults. In `paper`, what the authors set for the data set
-    trained on comes on top of what they set for the protocol.
+    trained on overrides what they set for the protocol.
 
     Raises:
-        SettingsError: no such preset.
+        SettingsError: an unknown preset.
     """
     if preset not in PRESETS:
         raise SettingsError(f"There is no preset {preset!r}: choose one of {', '.join(PRESETS)}.")
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for rule in TABLE.get(method, Presets()).rules:
         here = not rule.protocols or protocol in rule.protocols
         this = not rule.datasets or (preset == "paper" and source in rule.datasets)
         if here and this and (not rule.shots or shots in rule.shots):
-            found |= rule.settings
-    return found
+            settings |= rule.settings
+    return settings
 
 
 def settings_by_target(preset: str, protocol: str, method: str, target: str) -> dict[str, Any]:

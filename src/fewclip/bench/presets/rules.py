@@ -1,4 +1,4 @@
-"""What a preset is made of: rules, each with settings and where they hold."""
+"""What a preset is made of: rules, each with settings and where they apply."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Presets:
-    """What is known of one method: rules for training, and settings that the authors chose by the data set tested on."""
+    """The published settings of one method: rules for training, and settings that the authors chose by the data set tested on."""
 
     rules: tuple[Rule, ...] = ()
     by_target: dict[str, dict[str, Any]] = field(default_factory=dict)

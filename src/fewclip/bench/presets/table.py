@@ -1,8 +1,9 @@
 """The published settings of each method, where they differ by protocol, data set or shots.
 
-What a method is trained with in base-to-novel, or everywhere, are its own defaults (`Settings`, `train_settings`) and not
+What a method is trained with in base-to-novel, or everywhere, are its defaults (`Settings`, `train_settings`), which are not
 repeated here. Sources: the published configurations and launch scripts of each method; MMRL's λ are also Table 8 of its
-paper, MMA's transfer settings stand in its paper alone. docs/protocols.md says where nothing was published.
+paper, MMA's transfer settings are only in its paper. docs/protocols.md lists where nothing was published.
+tests/bench/published_settings.csv has the published values, against which every cell is tested.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ LONGER_WITH_SHOTS = (
     Rule({"epochs": 50}, FEW_SHOT, shots=(1,)),
     Rule({"epochs": 100}, FEW_SHOT, shots=(2, 4)),
 )
-"""CoOp's, which ProGrad, PLOT++ and ProVP took over; 8 and 16 shots have the first."""
+"""CoOp's, also used by ProGrad, PLOT++ and ProVP; 8 and 16 shots have the first."""
 
 COOP = Presets(
     (
@@ -96,7 +97,7 @@ PROMPTSRC = Presets(
 )
 METAPROMPT = Presets((Rule({"ensemble": True}, HALVES, ("imagenet",)),))
 
-# Beside the weights
+# Beside the towers' weights
 
 MMA = Presets(
     (
@@ -200,4 +201,4 @@ TABLE: dict[str, Presets] = {
     "mmrl": MMRL,
     "mmrlpp": MMRLPP,
 }
-"""By method; one that is not here has its own defaults in every protocol."""
+"""By method; one that is not listed has its defaults in every protocol."""
