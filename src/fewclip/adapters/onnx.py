@@ -98,7 +98,7 @@ class GivenTokens(ClassTexts):
         return Prompts(self.given, self.given.argmax(dim=1), 1)
 
     @cached_property
-    def name_lengths(self) -> Tensor:
+    def name_lengths(self) -> Tensor:  # type: ignore[override]
         raise ExportError("where a class name ends can't be seen in the tokens of its prompt")
 
 
