@@ -83,14 +83,7 @@ class Guard:
     listens only on this machine, under a name that resolves to this machine's address.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        limits: Limits,
-        metrics: Metrics,
-        hosts: Collection[str] | None = None,
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, limits: Limits, metrics: Metrics, hosts: Collection[str] | None) -> None:
         self.app, self.limits, self.metrics = app, limits, metrics
         self.hosts = None if hosts is None else {host.lower() for host in hosts}
         self.active = 0

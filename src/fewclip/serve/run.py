@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Any
 
 import uvicorn
@@ -54,8 +55,7 @@ def url(bound: socket.socket) -> str:
 
 def is_local(bound: socket.socket) -> bool:
     """Whether only this machine can reach it."""
-    host = str(bound.getsockname()[0])
-    return host.startswith("127.") or host == "::1"
+    return ip_address(bound.getsockname()[0]).is_loopback
 
 
 def configure(app: ASGIApp, *, seconds: float, most: int = CONNECTIONS, log_level: str = "warning") -> uvicorn.Config:

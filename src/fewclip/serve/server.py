@@ -43,14 +43,13 @@ class Server:
 
     def __init__(self, model: Model, limits: Limits, batching: Batching, metrics: Metrics) -> None:
         self.model, self.limits, self.batching, self.metrics = model, limits, batching, metrics
-        self._batcher: Batcher | None = None
         metrics.gauge("fewclip_images_held", "Images being decoded or waiting.", lambda: self.batcher.held)
         metrics.gauge("fewclip_classes", "Known classes.", lambda: len(model.adapter.classes))
 
     def start(self) -> None:
         b = self.batching
         self._decoders = ThreadPoolExecutor(b.decoders, thread_name_prefix="fewclip-decode")
-        self._batcher = Batcher(
+        self.batcher = Batcher(
             self.model.run, self.metrics, size=b.batch, wait=b.wait_ms / 1000, queue=self.limits.queue
         )
 
@@ -59,26 +58,21 @@ class Server:
         self._decoders.shutdown()
         self.batcher.close()
 
-    @property
-    def batcher(self) -> Batcher:
-        assert self._batcher is not None, "the application has not been started"
-        return self._batcher
-
     async def predict(self, asked: Asked) -> dict[str, Any]:
         """Raises: Refused, FewclipError."""
         if asked.classes is not None:
             check_class_names(asked.classes, self.model.adapter.classes, self.limits)
-        loop = asyncio.get_running_loop()
-        with self.batcher.places(len(asked.images)) as places:
+        loop, preprocess = asyncio.get_running_loop(), self.model.adapter.clip.preprocess
+        with self.batcher.places(len(asked.images)) as submit:
             decoded = await asyncio.gather(
                 *(
-                    loop.run_in_executor(self._decoders, to_pixels, data, self.model.preprocess, self.limits)
+                    loop.run_in_executor(self._decoders, to_pixels, data, preprocess, self.limits)
                     for _, data in asked.images
                 ),
                 return_exceptions=True,
             )
             self._check_decoded(asked, decoded)
-            waiting = [places.submit(pixels, asked.classes) for pixels in decoded]
+            waiting = [submit(pixels, asked.classes) for pixels in decoded]
             answers = await asyncio.gather(*map(asyncio.wrap_future, waiting))
         return {
             "predictions": [
