@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fewclip.adapters.checks import build, check_settings
-from fewclip.adapters.config import AdapterConfig, TrainingSummary
+from fewclip.adapters.config import AdapterConfig, TrainingSummary, known
 from fewclip.adapters.disk import save_adapter
 from fewclip.adapters.hub import open_adapter
 from fewclip.clip.load import fingerprint
@@ -149,9 +149,9 @@ class Adapter:
         check_names(names, where="classes", repeats=repeats or names == self.classes)
         # On another data set a name may mean another thing, so with `unseen` none counts as trained.
         trained = [] if unseen else self.trained_classes
-        known = {key(name) for name in trained}
-        seen = torch.tensor([key(name) in known for name in names])
-        self._check_new([name for name in names if key(name) not in known])
+        keys = {key(name) for name in trained}
+        seen = torch.tensor([key(name) in keys for name in names])
+        self._check_new([name for name in names if key(name) not in keys])
         texts = ClassTexts(names, sentence, self.clip.tokenizer, self.clip.config.context_length, trained=trained)
         encoded = self.method.encode_classes(texts)
         self._last = (asked, Candidates(encoded, seen.to(self.clip.device)))
@@ -261,8 +261,8 @@ class Adapter:
         _, config, tensors = open_adapter(name, revision, token, own_backbone=backbone is None)
         kind = find(config.method)
         try:
-            check_settings(TrainSettings, _fields_of(TrainSettings, config.training.settings))
-            check_settings(kind.Settings, own := _fields_of(kind.Settings, config.settings))
+            check_settings(TrainSettings, trained := known(TrainSettings, config.training.settings))
+            check_settings(kind.Settings, own := known(kind.Settings, config.settings))
         except AdapterError as error:
             raise _unusable(name, error) from None
         clip = frozen(config.backbone if backbone is None else backbone, Processes(device).device)
@@ -284,7 +284,7 @@ class Adapter:
             template=config.template,
             added_classes=config.added_classes,
             numbers=config.labels,
-            training=replace(config.training, settings=_fields_of(TrainSettings, config.training.settings)),
+            training=replace(config.training, settings=trained),
             train_keys=config.train_keys,
             weights_sha256=config.weights_sha256,
         )
@@ -305,11 +305,6 @@ def frozen(backbone: str | CLIP, device: torch.device) -> CLIP:
     """
     clip = backbone if isinstance(backbone, CLIP) else CLIP.from_pretrained(backbone)
     return clip.to(device).requires_grad_(False).eval()
-
-
-def _fields_of(kind: type, values: dict[str, Any]) -> dict[str, Any]:
-    known = {f.name for f in fields(kind)}
-    return {name: value for name, value in values.items() if name in known}
 
 
 def _unusable(name: str | Path, error: Exception) -> AdapterError:

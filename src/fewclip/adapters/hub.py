@@ -56,12 +56,16 @@ def open_adapter(
     """The folder of an adapter, its configuration and tensors. `own_backbone`: it will be loaded on the backbone it names.
 
     Raises:
-        AdapterError: see `find_adapter`, `load_adapter` and `check_backbone`.
+        AdapterError: see `find_adapter` and `load_adapter`; or a fetched one whose backbone is neither embedded nor on the hub.
     """
     folder, fetched = find_adapter(name, revision, token)
     config, tensors = load_adapter(folder)
-    if fetched and own_backbone:
-        check_backbone(str(name), config)
+    # Somebody else chose what a fetched adapter's backbone is called: no path of this machine is looked at under that name
+    if fetched and own_backbone and config.backbone not in EMBEDDED and hub_id(config.backbone) is None:
+        raise AdapterError(
+            f"{name} was made on the backbone {config.backbone!r}, which is neither embedded nor on the Hugging Face hub: "
+            "ask its maker for it and give backbone=… (--backbone)."
+        )
     return folder, config, tensors
 
 
@@ -103,17 +107,4 @@ def check_size(repo: str, name: str, size: int) -> None:
         raise AdapterError(
             f"{name} of {repo} has {size / 1e6:,.0f} MB, far more than an adapter has; fewclip downloads and pushes at most "
             f"{MOST_BYTES[name] / 1e6:,.0f} MB. If you trust it, download it yourself and give the folder."
-        )
-
-
-def check_backbone(name: str, config: AdapterConfig) -> None:
-    """Refuse to look for the backbone of a fetched adapter at a path that its maker chose.
-
-    Raises:
-        AdapterError
-    """
-    if config.backbone not in EMBEDDED and hub_id(config.backbone) is None:
-        raise AdapterError(
-            f"{name} was made on the backbone {config.backbone!r}, which is neither embedded nor on the Hugging Face hub: ask "
-            "its maker for it and give backbone=… (--backbone)."
         )

@@ -46,22 +46,15 @@ class Connections:
         with connection.answering():
             await self.app(scope, receive, timed)
 
-    def protocol(self, server: Callable[..., asyncio.Protocol]) -> type[asyncio.Protocol]:
-        """For uvicorn's option `http`: the protocol `server`, within these bounds."""
-        connections = self
-
-        class Bounded(Connection):
-            def __init__(self, **given: Any) -> None:
-                super().__init__(connections, server(**given))
-
-        return Bounded
-
 
 class Connection(asyncio.Protocol):
-    """One connection. While no request is being answered, a clock runs that ends in cutting it."""
+    """One connection, for uvicorn's option `http`: its protocol `server`, which is made with what uvicorn gives, within bounds.
 
-    def __init__(self, connections: Connections, server: asyncio.Protocol) -> None:
-        self.connections, self.server = connections, server
+    While no request is being answered, a clock runs that ends in cutting the connection.
+    """
+
+    def __init__(self, connections: Connections, server: Callable[..., asyncio.Protocol], **given: Any) -> None:
+        self.connections, self.server = connections, server(**given)
         self.peer: Peer = ("", 0)
         self.requests = 0  # being answered; a client may send the next before the last is done
         self.clock: asyncio.TimerHandle | None = None

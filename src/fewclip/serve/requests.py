@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
@@ -85,7 +86,7 @@ class Problem(BaseModel):
 class Asked(NamedTuple):
     """A POST /predict, sent as a form or as JSON."""
 
-    images: list[tuple[str | None, bytes]]
+    images: Sequence[tuple[str | None, bytes]]
     classes: tuple[str, ...] | None
     top: int
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
@@ -12,7 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from fewclip.errors import SettingsError
-from fewclip.serve.connections import Connections
+from fewclip.serve.connections import Connection, Connections
 
 CONNECTIONS = 500
 """Open connections at one time."""
@@ -68,7 +69,7 @@ def configure(app: ASGIApp, *, seconds: float, most: int = CONNECTIONS, log_leve
     connections = Connections(app, seconds=seconds, most=most)
     return uvicorn.Config(
         connections,
-        http=connections.protocol(plain.http_protocol_class),
+        http=partial(Connection, connections, plain.http_protocol_class),  # type: ignore[arg-type]  # it is only called
         log_level=log_level,
         access_log=False,
         server_header=False,

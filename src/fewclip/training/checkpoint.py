@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fewclip.errors import OutputError
-from fewclip.files.write import write_tensors
+from fewclip.files.write import as_tensors, write_bytes
 from fewclip.methods.base import Method
 from fewclip.training.progress import EpochLog
 
@@ -44,7 +44,7 @@ class Checkpoint:
             tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if value is not None}
         tensors |= {f"state.{name}": tensor for name, tensor in method.training_state().items()}
         meta = {"run": self.run, "progress": asdict(progress), "scaler": scaler.state_dict()}
-        write_tensors(self.path, tensors, meta)
+        write_bytes(self.path, as_tensors(tensors, meta))
 
     def restore(
         self, method: Method, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler

@@ -86,9 +86,8 @@ class Pool(Generic[Task, Result]):
                 for worker in workers:
                     while waiting and self._takes(worker, waiting[0][1]):
                         worker.give(*waiting.popleft())
-                by_pipe = {worker.pipe: worker for worker in workers}
-                for pipe in wait(list(by_pipe)):
-                    worker = by_pipe[pipe]  # type: ignore[index]
+                readable = wait([worker.pipe for worker in workers])
+                for worker in (worker for worker in workers if worker.pipe in readable):
                     try:
                         kind, content = worker.pipe.recv()
                     except (EOFError, OSError):
@@ -130,12 +129,9 @@ class Pool(Generic[Task, Result]):
 class _Worker(Generic[Task]):
     """A process, and the numbered tasks that it has in hand, in the order that they were given."""
 
-    pipe: Connection
-    ready: bool
-    note: Any
-
     def __init__(self, serve: Serve[Task, Any], threads: int) -> None:
         self.serve, self.threads = serve, threads
+        self.note: Any = None
         self.tasks: deque[tuple[int, Task]] = deque()
         self.renew()
 

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self
 
 EVERY = 30.0
 """Seconds between two lines where standard error is not a terminal."""
-
-Self = TypeVar("Self", bound="Progress")
 
 
 class Progress:
@@ -36,14 +33,12 @@ class Progress:
             self.bar = Bar(*columns, TimeRemainingColumn(), console=console)
             self.task = self.bar.add_task(title, total=total, state="")
 
-    def __enter__(self: Self) -> Self:
+    def __enter__(self) -> Self:
         if self.bar is not None:
             self.bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.bar is not None:
             self.bar.stop()
 
