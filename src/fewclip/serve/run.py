@@ -88,34 +88,22 @@ def run(app: ASGIApp, bound: socket.socket, *, seconds: float, ready: Callable[[
         app: the application.
         bound: what `listen` returned.
         seconds: time for a head to arrive, and for an answer to be read.
-        ready: called once requests are answered.
+        ready: called once requests that come will be answered.
 
     Raises:
         SettingsError: the application did not start.
     """
-    server = Announcing(configure(app, seconds=seconds), ready)
+    server = uvicorn.Server(configure(app, seconds=seconds))
 
     def stop(*_: Any) -> None:
         server.should_exit = True
 
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn handles both while it runs, then repeats what it got
         signal.signal(number, stop)
+    ready()  # the socket listens already, so that whoever asks from now on only waits until the application has started
     server.run(sockets=[bound])
     if not server.started:
         raise SettingsError("The server could not start: see the lines above.")
-
-
-class Announcing(uvicorn.Server):
-    """Calls `ready` once it answers."""
-
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._ready = ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._ready()
 
 
 def local_names(host: str, bound: socket.socket) -> set[str]:

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from fewclip.data.names import key
-from fewclip.errors import SettingsError
+from fewclip.methods.settings import Count, Range, Settings
 from fewclip.serve.batching import Batcher
 from fewclip.serve.limits import Limits, Refused, check_class_names, to_pixels
 from fewclip.serve.metrics import Metrics
@@ -20,22 +20,15 @@ from fewclip.serve.requests import Asked
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batching:
+class Batching(Settings):
     """How concurrent images share runs of the model."""
 
-    batch: int = 32
+    batch: Count = 32
     """Most images in one run of the model."""
-    wait_ms: float = 4.0
+    wait_ms: Annotated[float, Range(0, 1000)] = 4.0
     """How long the model waits for images that are still being decoded."""
-    decoders: int = 2
+    decoders: Count = 2
     """Threads that decode images."""
-
-    def __post_init__(self) -> None:
-        if self.batch < 1 or self.decoders < 1 or not 0 <= self.wait_ms <= 1000:
-            raise SettingsError(
-                f"batch is {self.batch}, decoders {self.decoders}, wait_ms {self.wait_ms:g}; expected at least 1, at least 1, "
-                "and 0 to 1000."
-            )
 
 
 class Server:
