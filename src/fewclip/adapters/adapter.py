@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -199,16 +200,10 @@ class Adapter:
             method.load_state_dict(self.method.state_dict())
         except RuntimeError as error:
             raise SettingsError(f"What {name} learnt does not fit the settings {settings}: fit anew.") from error
-        return Adapter(
-            self.clip,
-            method.to(self.clip.device),
-            self.trained_classes,
-            template=self.template,
-            added_classes=self.added_classes,
-            numbers=self.numbers,
-            training=self.training,
-            train_keys=self.train_keys,
-        )
+        other = copy(self)
+        other.method = method.to(self.clip.device).eval().requires_grad_(False)
+        other.weights_sha256, other._last = "", None
+        return other
 
     # Keeping
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fewclip.adapters.config import AdapterConfig, known
 from fewclip.clip.load import EMBEDDED, hub_id
-from fewclip.errors import SettingsError, visible
+from fewclip.errors import visible
 from fewclip.files.markdown import markdown_table
 from fewclip.methods import find
 
@@ -203,7 +203,7 @@ def _answers_new(config: AdapterConfig) -> bool:
     kind = find(config.method)
     try:
         return kind.answers_new_with(kind.Settings(**known(kind.Settings, config.settings)))
-    except (SettingsError, TypeError, ValueError):
+    except (TypeError, ValueError):
         return bool(kind.new_classes)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import torch
@@ -33,8 +32,8 @@ def check_config(config: AdapterConfig) -> None:
     Raises:
         AdapterError: says what is wrong, without the adapter's name.
     """
-    _check_types(config)
-    _check_types(config.training, "training.")
+    _check_types(type(config), vars(config), "")
+    _check_types(type(config.training), vars(config.training), "training.")
     try:
         check_names(config.classes + config.added_classes, where="the adapter", repeats=True)
         find_template(config.template)
@@ -48,12 +47,11 @@ def check_config(config: AdapterConfig) -> None:
         raise AdapterError(f"it has {len(set(config.labels))} labels, not one for each class")
 
 
-def _check_types(values: Any, before: str = "") -> None:
-    hints = get_type_hints(type(values))
-    for field in fields(values):
-        value = getattr(values, field.name)
-        if not fits(value, hints[field.name]):
-            raise AdapterError(f"{before}{field.name} is {str(value)[:40]!r}")
+def _check_types(kind: type, values: Mapping[str, Any], before: str) -> None:
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        if not fits(value, hints[name]):
+            raise AdapterError(f"{before}{name} is {str(value)[:40]!r}")
 
 
 def check_settings(settings: type, values: Mapping[str, Any]) -> None:
@@ -62,10 +60,9 @@ def check_settings(settings: type, values: Mapping[str, Any]) -> None:
     Raises:
         AdapterError: says which is not, without the adapter's name.
     """
-    hints = get_type_hints(settings)
+    _check_types(settings, values, "the setting ")
     for name, value in values.items():
-        large = isinstance(value, (int, float)) and abs(value) > LARGEST and name != "seed"
-        if large or not fits(value, hints[name]):
+        if isinstance(value, (int, float)) and abs(value) > LARGEST and name != "seed":
             raise AdapterError(f"the setting {name} is {str(value)[:40]!r}")
 
 

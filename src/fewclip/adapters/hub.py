@@ -25,40 +25,31 @@ NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
 """What may be user/name rather than a path; the hub is stricter."""
 
 
-def find_adapter(name: str | Path, revision: str | None = None, token: str | None = None) -> tuple[Path, bool]:
-    """The folder of an adapter, and whether it came from the hub. A local folder goes before a repository of its name.
-
-    `name` is a folder, or `user/name` or `user/name@revision` on the hub. What the cache has is not downloaded again;
-    without a network the cache is used.
-
-    Raises:
-        AdapterError: nothing there, no access, no network and not in the cache, or no adapter in it.
-    """
-    text = str(name)
-    repo, _, after = text.partition("@")
-    if not NAME.fullmatch(repo) or os.path.exists(text):
-        if revision is not None:
-            raise AdapterError(
-                f"revision is {revision!r}, but {text!r} is a local folder or not a name on the Hugging Face hub: leave it out, "
-                "or give user/name."
-            )
-        return Path(text).expanduser(), False
-    if revision is not None and after and after != revision:
-        raise AdapterError(
-            f"{text!r} asks for the revision {after!r}, but revision is {revision!r}: give only one of them."
-        )
-    return fetch(repo, revision or after or None, token), True
-
-
 def open_adapter(
     name: str | Path, revision: str | None = None, token: str | None = None, *, own_backbone: bool = True
 ) -> tuple[Path, AdapterConfig, dict[str, Tensor]]:
-    """The folder of an adapter, its configuration and tensors. `own_backbone`: it will be loaded on the backbone it names.
+    """The folder of an adapter, its configuration and tensors. A local folder goes before a repository of its name.
+
+    `name` is a folder, or `user/name` or `user/name@revision` on the hub. What the cache has is not downloaded again;
+    without a network the cache is used. `own_backbone`: it will be loaded on the backbone it names.
 
     Raises:
-        AdapterError: see `find_adapter` and `load_adapter`; or a fetched one whose backbone is neither embedded nor on the hub.
+        AdapterError: nothing there, no access, no network and not in the cache, or no adapter in it; as `load_adapter`; or
+            a fetched one whose backbone is neither embedded nor on the hub.
     """
-    folder, fetched = find_adapter(name, revision, token)
+    text = str(name)
+    repo, _, after = text.partition("@")
+    fetched = NAME.fullmatch(repo) is not None and not os.path.exists(text)
+    if not fetched and revision is not None:
+        raise AdapterError(
+            f"revision is {revision!r}, but {text!r} is a local folder or not a name on the Hugging Face hub: leave it out, "
+            "or give user/name."
+        )
+    if fetched and revision is not None and after and after != revision:
+        raise AdapterError(
+            f"{text!r} asks for the revision {after!r}, but revision is {revision!r}: give only one of them."
+        )
+    folder = fetch(repo, revision or after or None, token) if fetched else Path(text).expanduser()
     config, tensors = load_adapter(folder)
     # Somebody else chose what a fetched adapter's backbone is called: no path of this machine is looked at under that name
     if fetched and own_backbone and config.backbone not in EMBEDDED and hub_id(config.backbone) is None:
@@ -73,7 +64,7 @@ def fetch(repo: str, revision: str | None = None, token: str | None = None) -> P
     """The local folder of an adapter's files, both of one commit, downloaded where the cache lacks them.
 
     Raises:
-        AdapterError: see `find_adapter`.
+        AdapterError: see `open_adapter`.
     """
 
     def wanted(sizes: Mapping[str, int | None]) -> tuple[str, str]:

@@ -41,19 +41,15 @@ def find_token(file: Path | None) -> str | None:
     Raises:
         SettingsError: an unreadable file, or a token that is too short or has other characters than visible ASCII.
     """
-    place = f"${VARIABLE}" if file is None else str(file)
-    if file is None:
-        if VARIABLE not in os.environ:
-            return None
-        token = os.environ[VARIABLE].strip()
-    else:
-        try:
-            token = file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"The token file {file} can't be read: {error}.") from error
+    if file is None and VARIABLE not in os.environ:
+        return None
+    try:
+        token = (os.environ[VARIABLE] if file is None else file.read_text(encoding="utf-8")).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"The token file {file} can't be read: {error}.") from error
     if len(token) < SHORTEST or not token.isascii() or not token.isprintable() or " " in token:
         raise SettingsError(
-            f"The token in {place} has {len(token)} characters; expected at least {SHORTEST}, all of visible ASCII without blanks."
+            f"The token in {file or '$' + VARIABLE} has {len(token)} characters; expected at least {SHORTEST}, all of visible ASCII without blanks."
         )
     return token
 

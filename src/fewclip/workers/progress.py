@@ -29,8 +29,7 @@ class Progress:
 
             state = TextColumn("{task.fields[state]}", markup=False)
             columns = (TextColumn("[bold]{task.description}"), BarColumn(20), state)
-            console = Console(file=sys.stderr)
-            self.bar = Bar(*columns, TimeRemainingColumn(), console=console)
+            self.bar = Bar(*columns, TimeRemainingColumn(), console=Console(file=sys.stderr))
             self.task = self.bar.add_task(title, total=total, state="")
 
     def __enter__(self) -> Self:
@@ -51,10 +50,9 @@ class Progress:
             self.bar.update(self.task, completed=done, total=self.total, state=f"{self._counted()}  {state}".rstrip())
         elif self.shown and now - self.last >= EVERY:
             self.last = now
-            parts = [self._counted(), state]
-            if done > self.start:
-                parts.insert(1, f"{(self.total - done) * (now - self.began) / (done - self.start) / 60:.0f} min left")
-            print(", ".join(filter(None, parts)), file=sys.stderr, flush=True)
+            seconds = (self.total - done) * (now - self.began) / (done - self.start) if done > self.start else None
+            left = "" if seconds is None else f"{seconds / 60:.0f} min left"
+            print(", ".join(filter(None, (self._counted(), left, state))), file=sys.stderr, flush=True)
 
     def print(self, line: str) -> None:
         """A line on standard error that stays, above the bar."""
