@@ -209,7 +209,7 @@ class Adapter:
 
     @property
     def config(self) -> AdapterConfig:
-        """What adapter_config.json says of it."""
+        """What adapter_config.json states about it."""
         return AdapterConfig(
             method=self.method.name,
             settings=asdict(self.method.settings),
@@ -244,7 +244,7 @@ class Adapter:
     ) -> Adapter:
         """Read a folder, or `user/name` (also `user/name@revision`) on the Hugging Face hub.
 
-        A local folder goes before a repository of the same name. `backbone` says where its backbone is now, if not under
+        A local folder goes before a repository of the same name. `backbone` is where its backbone is now, if not under
         the name it had. `revision` is a branch, a tag or a commit; `token` by default what huggingface_hub finds
         (HF_TOKEN, `hf auth login`). Without a network the hub's cache is used. Settings of a newer version that this one
         doesn't know are left out.
@@ -257,19 +257,19 @@ class Adapter:
         kind = find(config.method)
         try:
             check_settings(TrainSettings, trained := known(TrainSettings, config.training.settings))
-            check_settings(kind.Settings, own := known(kind.Settings, config.settings))
+            check_settings(kind.Settings, settings := known(kind.Settings, config.settings))
         except AdapterError as error:
             raise _unusable(name, error) from None
         clip = frozen(config.backbone if backbone is None else backbone, Processes(device).device)
-        found = fingerprint(clip)
-        if found != config.backbone_fingerprint:
+        actual = fingerprint(clip)
+        if actual != config.backbone_fingerprint:
             raise AdapterError(
                 f"{name} was made on the backbone {config.backbone!r} (fingerprint {config.backbone_fingerprint[:12]}), but "
-                f"{clip.name or 'the one given'} is a different one (fingerprint {found[:12]}): load it with the backbone "
+                f"{clip.name or 'the one given'} is a different one (fingerprint {actual[:12]}): load it with the backbone "
                 "that it was made on."
             )
         try:
-            method = build(kind, clip, make_settings(config.method, own), tensors, len(config.classes))
+            method = build(kind, clip, make_settings(config.method, settings), tensors, len(config.classes))
         except (AdapterError, SettingsError) as error:
             raise _unusable(name, error) from error
         return cls(

@@ -161,7 +161,7 @@ class Batcher:
     def _answer(futures: Sequence[Future[Any]], do: Callable[[], Sequence[Any]]) -> None:
         live = [future.set_running_or_notify_cancel() for future in futures]
         try:
-            answers: Sequence[Any] = do()
+            answers = do()
         except BaseException as error:  # becomes each one's answer; the thread must continue
             for future, wanted in zip(futures, live, strict=True):
                 if wanted:

@@ -49,7 +49,8 @@ def find_token(file: Path | None) -> str | None:
         raise SettingsError(f"The token file {file} can't be read: {error}.") from error
     if len(token) < SHORTEST or not token.isascii() or not token.isprintable() or " " in token:
         raise SettingsError(
-            f"The token in {file or '$' + VARIABLE} has {len(token)} characters; expected at least {SHORTEST}, all of visible ASCII without blanks."
+            f"The token in {file or '$' + VARIABLE} has {len(token)} characters; expected at least "
+            f"{SHORTEST}, all of visible ASCII without blanks."
         )
     return token
 
