@@ -139,7 +139,7 @@ def test_fit_goes_on_to_the_undisturbed_end(
             assert same(load_adapter(out)[1], expected)
         else:
             assert status in (None, 2)
-            with pytest.raises(AdapterError, match=r"no finished adapter|no adapter folder"):
+            with pytest.raises(AdapterError, match=r"not a finished adapter|no adapter folder"):
                 load_adapter(out)
         again = main(fit_command(photos, backbone_file, out))
         assert again == (2 if finished else 0)

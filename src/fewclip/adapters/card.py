@@ -43,8 +43,9 @@ def model_card(
     """
     settings = [(code(name), code(value)) for name, value in (config.settings | config.training.settings).items()]
     stated = f"{code(licence)}." if licence else "Not stated."
+    data = f" for {code(config.training.data)}" if config.training.data else ""
     sections = [
-        f"# {_title(config)}",
+        f"# {find(config.method).title} adapter of CLIP{data}",
         _introduction(config, parameters),
         _table(("", ""), _facts(config, parameters)),
         f"## Classes\n\n{_classes(config)}",
@@ -99,11 +100,6 @@ def _evaluation(one: Stated) -> EvalResult:
         metric_value=one.accuracy,
         metric_name="Accuracy (%)",
     )
-
-
-def _title(config: AdapterConfig) -> str:
-    data = config.training.data
-    return f"{find(config.method).title} adapter of CLIP" + (f" for {code(data)}" if data else "")
 
 
 def _introduction(config: AdapterConfig, parameters: int) -> str:

@@ -83,10 +83,9 @@ def pack(
         config = replace(config, backbone=re.split(r"[/\\]", config.backbone.rstrip("/\\"))[-1] or "unnamed")
     if not train_names:
         config = replace(config, train_keys=[])
-    if card is None:
-        text = model_card(config, sum(t.numel() for t in tensors.values()), repo=repo, licence=licence, results=results)
-    else:
-        text = _own_card(Path(card))
+    count = sum(t.numel() for t in tensors.values())
+    generated = model_card(config, count, repo=repo, licence=licence, results=results)
+    text = generated if card is None else _own_card(Path(card))
     files = {CARD: text.encode(), CONFIG: as_json(asdict(config)), WEIGHTS: weights}
     for name in MOST_BYTES:
         check_size(repo, name, len(files[name]))

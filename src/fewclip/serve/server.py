@@ -57,21 +57,16 @@ class Server:
             check_class_names(asked.classes, self.model.adapter.classes, self.limits)
         loop, preprocess = asyncio.get_running_loop(), self.model.adapter.clip.preprocess
         with self.batcher.places(len(asked.images)) as submit:
-            decoded = await asyncio.gather(
-                *(
-                    loop.run_in_executor(self._decoders, to_pixels, data, preprocess, self.limits)
-                    for _, data in asked.images
-                ),
-                return_exceptions=True,
+            decoding = (
+                loop.run_in_executor(self._decoders, to_pixels, data, preprocess, self.limits)
+                for _, data in asked.images
             )
+            decoded = await asyncio.gather(*decoding, return_exceptions=True)
             self._check_decoded(asked, decoded)
             waiting = [submit(pixels, asked.classes) for pixels in decoded]
             answers = await asyncio.gather(*map(asyncio.wrap_future, waiting))
-        return {
-            "predictions": [
-                self._ranked(a, name, asked.top) for a, (name, _) in zip(answers, asked.images, strict=True)
-            ]
-        }
+        rows = [self._ranked(a, name, asked.top) for a, (name, _) in zip(answers, asked.images, strict=True)]
+        return {"predictions": rows}
 
     def _check_decoded(self, asked: Asked, decoded: Sequence[Any]) -> None:
         bad: list[dict[str, Any]] = []
