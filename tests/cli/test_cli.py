@@ -145,7 +145,7 @@ def test_fit_chooses_by_validation_images(
     out = ["-o", str(tmp_path / "c")]
     mistake([*fit, "coop", "--val", "split", *out], capsys, "coop chooses nothing", "linear-probe (C)")
     fit[1] = str(photos)
-    mistake([*fit, "linear-probe", "--val", "split", *out], capsys, "no validation images of its own", "train split")
+    mistake([*fit, "linear-probe", "--val", "split", *out], capsys, "no separate validation images", "train split")
     mistake([*fit, "linear-probe", "--val", str(tmp_path / "none"), *out], capsys, "There is no folder")
     assert not (tmp_path / "c").exists()
 

@@ -244,4 +244,4 @@ def test_a_sweep_goes_on_with_no_row_lost_or_doubled(fault: str, tmp_path: Path,
         left = [p.name for p in out.rglob("*") if p.is_file()]
         assert set(left) <= FINISHED | {ROWS}
         number += 1 if fault == "death" else 3
-    assert number > 30
+    assert number > 20, "as many changes to files as a sweep makes"
