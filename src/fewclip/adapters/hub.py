@@ -26,7 +26,7 @@ NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
 
 
 def find_adapter(name: str | Path, revision: str | None = None, token: str | None = None) -> tuple[Path, bool]:
-    """The folder of an adapter, and whether it came from the hub. A local folder goes before a repository of its name.
+    """The folder of an adapter, and whether it came from the hub. A local folder takes precedence over a repository of its name.
 
     `name` is a folder, or `user/name` or `user/name@revision` on the hub. What the cache has is not downloaded again;
     without a network the cache is used.
@@ -101,19 +101,19 @@ def check_size(repo: str, name: str, size: int) -> None:
     """
     if size > MOST_BYTES[name]:
         raise AdapterError(
-            f"{name} of {repo} has {size / 1e6:,.0f} MB, far more than an adapter has; fewclip downloads and pushes at most "
+            f"{name} of {repo} has {size / 1e6:,.0f} MB, far more than an adapter needs; fewclip downloads and pushes at most "
             f"{MOST_BYTES[name] / 1e6:,.0f} MB. If you trust it, download it yourself and give the folder."
         )
 
 
 def check_backbone(name: str, config: AdapterConfig) -> None:
-    """Refuse to look for the backbone of a fetched adapter at a path that its maker chose.
+    """Refuse to look for the backbone of a fetched adapter at a path that its author chose.
 
     Raises:
         AdapterError
     """
     if config.backbone not in EMBEDDED and hub_id(config.backbone) is None:
         raise AdapterError(
-            f"{name} was made on the backbone {config.backbone!r}, which is neither embedded nor on the Hugging Face hub: ask "
-            "its maker for it and give backbone=… (--backbone)."
+            f"{name} was trained on the backbone {config.backbone!r}, which is neither embedded nor on the Hugging Face hub: ask "
+            "the adapter's author for it and give backbone=… (--backbone)."
         )

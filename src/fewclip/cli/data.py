@@ -62,7 +62,7 @@ def list_sets(options: Annotated[List, tyro.conf.arg(name="")] = List()) -> int:
         return 0
     print_table([{key: value for key, value in row.items() if key != "what"} for row in rows])
     print(
-        "Those with a folder are published ones, expected in ROOT/FOLDER in CoOp's layout (docs/data.md).\n"
+        "Data sets with a folder are published ones, expected in ROOT/FOLDER in CoOp's layout (docs/data.md).\n"
         "fewclip data check ROOT: which of them are complete; fewclip data show NAME --root ROOT: one of them."
     )
     return 0

@@ -60,7 +60,7 @@ def create_app(
     app = FastAPI(
         title="fewclip",
         version=__version__,
-        summary="Names what images show.",
+        summary="Predicts the classes of images.",
         description="An adapted CLIP: it knows the classes it was trained on, and others from their names.",
         docs_url=None,  # FastAPI's own pages come from another server
         redoc_url=None,
@@ -82,7 +82,7 @@ def create_app(
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"error": "The server failed; see its log.", "images": []}, 500)
+        return JSONResponse({"error": "The server failed: see its log.", "images": []}, 500)
 
     body = {"multipart/form-data": {"schema": r.FORM_SCHEMA}, "application/json": {"schema": _schema(r.PredictJSON)}}
 

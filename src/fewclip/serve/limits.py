@@ -34,9 +34,9 @@ class Limits:
     max_classes: int = 2000
     """Classes that the server knows, including those that POST /classes adds."""
     max_requests: int = 64
-    """Requests being read or answered at one time; further ones are told to come back."""
+    """Requests being read or answered at one time; further ones get the status 503."""
     queue: int = 256
-    """Images being decoded or waiting for the model at one time; further ones are told to come back."""
+    """Images being decoded or waiting for the model at one time; further ones get the status 503."""
     read_seconds: float = 20.0
     """Time for the head of a request to arrive, for its body, and for the answer to be read."""
 
@@ -80,13 +80,15 @@ def check_class_names(names: Sequence[str], known: Sequence[str], limits: Limits
         Refused: 422, too many. PromptError: as `check_names`.
     """
     if len(names) > limits.max_classes:
-        raise Refused(422, f"{len(names)} classes were sent, but {limits.max_classes} are the most (--max-classes).")
+        raise Refused(
+            422, f"{len(names)} classes were sent, but at most {limits.max_classes} are allowed (--max-classes)."
+        )
     check_names(names, where="the request", repeats=True)
     new = len(new_names(names, known))
     if new > limits.max_new_classes:
         raise Refused(
             422,
-            f"{new} class names are new, but {limits.max_new_classes} per request are the most (--max-new-classes).",
+            f"{new} class names are new, but at most {limits.max_new_classes} per request are allowed (--max-new-classes).",
         )
 
 
