@@ -162,7 +162,7 @@ class FewShotClassifier(Estimator):
         return np.array(adapter.numbers, np.int64) if adapter.numbers else np.array(adapter.classes)
 
     def add_classes(self, names: LabelsLike) -> FewShotClassifier:
-        """Let `predict` choose from further classes too, recognised from their names only.
+        """Add candidate classes, recognised from their names only.
 
         Where labels are whole numbers, a further class is a number (named by `class_names`), or a name, which gets the
         next free number.

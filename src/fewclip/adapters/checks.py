@@ -28,7 +28,7 @@ MOST_CONSTANTS = 10_000_000
 
 
 def check_config(config: AdapterConfig) -> None:
-    """That every value is of its type, and that class names and the template are such that prompts can be made of them.
+    """Check that every value has its type, and that prompts can be made of the class names and the template.
 
     Raises:
         AdapterError: what is wrong; the message lacks the adapter's name.
@@ -57,7 +57,7 @@ def _check_types(values: Any, before: str = "") -> None:
 
 
 def check_settings(settings: type, values: Mapping[str, Any]) -> None:
-    """That values are of the types of a dataclass of settings, and no number is beyond all reason.
+    """Check that values have the types of a dataclass of settings, and that no number is unreasonably large.
 
     Raises:
         AdapterError: a value that is not; the message lacks the adapter's name.

@@ -224,7 +224,7 @@ def finished_runs(rows: Iterable[Row]) -> set[str]:
 
 
 def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add the rows of one run. Earlier rows are never touched, not even when the disk is full.
+    """Append the rows of one run. Earlier rows are never changed, not even when the disk is full.
 
     Raises:
         OutputError: the file can't be written to; it is as it was before.

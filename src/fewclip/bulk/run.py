@@ -1,4 +1,4 @@
-"""Prediction into a file: what is to be done, what is done already, who does the rest, and the one file at the end."""
+"""Prediction into a file: list the pieces, skip those that are finished, predict the rest, and join them into one file."""
 
 from __future__ import annotations
 

@@ -232,7 +232,7 @@ def _build(config: Config, state: dict[str, Tensor]) -> CLIP:
 
 
 def _check_sizes(config: Config, tensors: int) -> None:
-    """That a model of these sizes can be made, and has no more layers than there are tensors."""
+    """Check that a model of these sizes can be made, and has no more layers than there are tensors."""
     sizes = {field.name: getattr(config, field.name) for field in fields(Config) if field.name != "quick_gelu"}
     if sizes["vision_mlp"] is None:
         del sizes["vision_mlp"]

@@ -94,7 +94,7 @@ def create_app(
         openapi_extra={"requestBody": {"required": True, "content": body}},
     )
     async def predict(request: Request) -> Any:
-        """What one or more images show. If one of them can't be read or is too large, the whole request is refused with the reason."""
+        """Predict the classes of images. If one of them can't be read or is too large, the whole request is refused with the reason."""
         started = time.monotonic()
         try:
             return await server.predict(await r.read_predict(request, limits))

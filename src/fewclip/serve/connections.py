@@ -1,6 +1,6 @@
 """How many connections there are, and how long one may keep the server waiting.
 
-uvicorn bounds idle connections (`timeout_keep_alive`) and the size of a head, but not the time in which a head arrives or an
+uvicorn limits idle connections (`timeout_keep_alive`) and the size of a head, but not the time in which a head arrives or an
 answer is read. Its option `http` takes any `asyncio.Protocol`: ours holds uvicorn's and passes everything on to it, so that it
 needs nothing but asyncio's own interface. That a request's head is complete is known from the application: it is called then.
 """

@@ -1,4 +1,4 @@
-"""What every request passes: the token, the host it asks for, its size, the time its body takes, the headers of its answer."""
+"""What every request goes through: the token, the host it asks for, its size, the time its body takes, the headers of its answer."""
 
 from __future__ import annotations
 

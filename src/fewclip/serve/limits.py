@@ -68,7 +68,7 @@ class Refused(HTTPException):
 
 
 def busy(reason: str, seconds: float = 1.0) -> Refused:
-    """503: come back after so many seconds."""
+    """503: the client may try again after this many seconds."""
     return Refused(503, reason, headers={"Retry-After": str(max(1, round(seconds)))})
 
 

@@ -105,7 +105,7 @@ class Checkpoint:
 
 @dataclass
 class Progress:
-    """How far a run has come: `step` steps of `epoch` are done, with the loss so far and the finished epochs."""
+    """How far a run has got: `step` steps of `epoch` are done, with the loss so far and the finished epochs."""
 
     epoch: int = 1
     """Counted from 1 over all stages."""
