@@ -351,7 +351,7 @@ def test_the_ablation_of_variants_runs(photos: Path, backbone_file: Path, tmp_pa
 
 def test_with_settings_refuses_what_does_not_fit(photos: Path, backbone_file: Path) -> None:
     model = FewShotClassifier("mmrl", str(backbone_file), shots=2, **FAST).fit(photos)
-    with pytest.raises(SettingsError, match="fit anew"):
+    with pytest.raises(SettingsError, match="fit again"):
         model.adapter_.with_settings(rep_dim=9)
     with pytest.raises(SettingsError, match="no setting 'beta'"):
         model.adapter_.with_settings(beta=0.1)

@@ -1,4 +1,4 @@
-"""An Adapter: what was learnt, with the frozen CLIP that it was learnt on. It is complete, or it does not exist."""
+"""An Adapter: what was learned, with the frozen CLIP that it was learned on. It is complete, or it does not exist."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Adapter:
 
     @property
     def parameters(self) -> int:
-        """How many numbers it holds."""
+        """The number of trained parameters."""
         return sum(p.numel() for p in self.method.parameters())
 
     @property
@@ -103,7 +103,7 @@ class Adapter:
         unseen: bool = False,
         repeats: bool = False,
     ) -> Float[Tensor, "images classes"]:
-        """Logits in float32, on the CPU; softmax makes them probabilities.
+        """Logits in float32, on the CPU; their softmax is the probabilities.
 
         Args:
             images: one image or many: paths, PIL images, arrays (height, width, 3), tensors, encoded bytes.
@@ -161,7 +161,7 @@ class Adapter:
     # Changing
 
     def add_classes(self, names: Sequence[str], numbers: Sequence[int] = ()) -> Adapter:
-        """Choose from further classes too, recognised from their names only; returns the adapter itself.
+        """Add candidate classes, recognised from their names only; returns the adapter itself.
 
         Where labels are whole numbers, `numbers` are those of the new classes, by default the next free ones.
 
@@ -181,7 +181,7 @@ class Adapter:
             numbers = list(numbers or range(free, free + len(names)))
             for number in numbers:
                 if number in self.numbers:
-                    raise PromptError(f"The label {number} is that of a class that is there already: give another one.")
+                    raise PromptError(f"The label {number} already belongs to another class: give a different one.")
             self.numbers = self.numbers + numbers
         self.added_classes = self.added_classes + names
         return self
@@ -199,7 +199,9 @@ class Adapter:
         try:
             method.load_state_dict(self.method.state_dict())
         except RuntimeError as error:
-            raise SettingsError(f"What {name} learnt does not fit the settings {settings}: fit anew.") from error
+            raise SettingsError(
+                f"The trained tensors of {name} do not fit the settings {settings}: fit again."
+            ) from error
         other = copy(self)
         other.method = method.to(self.clip.device).eval().requires_grad_(False)
         other.weights_sha256, other._last = "", None
@@ -209,7 +211,7 @@ class Adapter:
 
     @property
     def config(self) -> AdapterConfig:
-        """What adapter_config.json states about it."""
+        """The content of its adapter_config.json."""
         return AdapterConfig(
             method=self.method.name,
             settings=asdict(self.method.settings),
@@ -244,7 +246,7 @@ class Adapter:
     ) -> Adapter:
         """Read a folder, or `user/name` (also `user/name@revision`) on the Hugging Face hub.
 
-        A local folder goes before a repository of the same name. `backbone` is where its backbone is now, if not under
+        A local folder takes precedence over a repository of the same name. `backbone`: where its backbone is now, if not under
         the name it had. `revision` is a branch, a tag or a commit; `token` by default what huggingface_hub finds
         (HF_TOKEN, `hf auth login`). Without a network the hub's cache is used. Settings of a newer version that this one
         doesn't know are left out.
@@ -264,9 +266,9 @@ class Adapter:
         actual = fingerprint(clip)
         if actual != config.backbone_fingerprint:
             raise AdapterError(
-                f"{name} was made on the backbone {config.backbone!r} (fingerprint {config.backbone_fingerprint[:12]}), but "
+                f"{name} was trained on the backbone {config.backbone!r} (fingerprint {config.backbone_fingerprint[:12]}), but "
                 f"{clip.name or 'the one given'} is a different one (fingerprint {actual[:12]}): load it with the backbone "
-                "that it was made on."
+                "that it was trained on."
             )
         try:
             method = build(kind, clip, make_settings(config.method, settings), tensors, len(config.classes))
@@ -303,4 +305,4 @@ def frozen(backbone: str | CLIP, device: torch.device) -> CLIP:
 
 
 def _unusable(name: str | Path, error: Exception) -> AdapterError:
-    return AdapterError(f"{name} can't be used ({error}): copy the adapter again, or fit anew.")
+    return AdapterError(f"{name} can't be used ({error}): copy the adapter again, or fit again.")

@@ -104,7 +104,7 @@ def _evaluation(one: Stated) -> EvalResult:
 
 def _introduction(config: AdapterConfig, parameters: int) -> str:
     return (
-        f"{parameters:,} trained numbers that adapt the frozen CLIP {code(config.backbone)} to {len(config.classes)} classes, "
+        f"{parameters:,} trained parameters that adapt the frozen CLIP {code(config.backbone)} to {len(config.classes)} classes, "
         f"made with fewclip {code(config.fewclip_version)}. CLIP's own weights are not included. The files are safetensors, JSON "
         "and this text; nothing in them is executed."
     )
@@ -113,7 +113,7 @@ def _introduction(config: AdapterConfig, parameters: int) -> str:
 def _facts(config: AdapterConfig, parameters: int) -> Iterable[tuple[str, str]]:
     kind, training = find(config.method), config.training
     base = hub_id(config.backbone)
-    where = "comes with fewclip" if config.backbone in EMBEDDED else "a local file of the maker, not on the hub"
+    where = "comes with fewclip" if config.backbone in EMBEDDED else "a local file of the author's, not on the hub"
     link = f"[{base}](https://huggingface.co/{base})" if base else where
     yield "Method", f"{kind.title} ({kind.paper})"
     yield "Trained", f"{kind.trained}: {parameters:,} numbers"

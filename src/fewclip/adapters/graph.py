@@ -52,7 +52,7 @@ def graph_of(
             first = first.__cause__
         reason = (str(first).strip() or type(first).__name__).split("\n")[0]
         if type(first).__name__ == "GuardOnDataDependentSymNode":
-            reason = "which steps it takes depends on the values of its input"
+            reason = "the steps it takes depend on the values of its input"
         raise ExportError(
             f"{method} can't be exported: what it computes can't be traced to an ONNX graph ({reason[:200]})."
         ) from error

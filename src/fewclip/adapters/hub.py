@@ -28,7 +28,8 @@ NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
 def open_adapter(
     name: str | Path, revision: str | None = None, token: str | None = None, *, own_backbone: bool = True
 ) -> tuple[Path, AdapterConfig, dict[str, Tensor]]:
-    """The folder of an adapter, its configuration and tensors. A local folder goes before a repository of its name.
+    """The folder of an adapter, its configuration and tensors. A local folder takes precedence over a
+    repository of its name.
 
     `name` is a folder, or `user/name` or `user/name@revision` on the hub. What the cache has is not downloaded again;
     without a network the cache is used. `own_backbone`: it will be loaded on the backbone it names.
@@ -51,11 +52,11 @@ def open_adapter(
         )
     folder = fetch(repo, revision or after or None, token) if fetched else Path(text).expanduser()
     config, tensors = load_adapter(folder)
-    # Somebody else chose what a fetched adapter's backbone is called: no path of this machine is looked at under that name
+    # The author of a fetched adapter chose its backbone's name: no path of this machine is opened under that name.
     if fetched and own_backbone and config.backbone not in EMBEDDED and hub_id(config.backbone) is None:
         raise AdapterError(
-            f"{name} was made on the backbone {config.backbone!r}, which is neither embedded nor on the Hugging Face hub: "
-            "ask its maker for it and give backbone=… (--backbone)."
+            f"{name} was trained on the backbone {config.backbone!r}, which is neither embedded nor on the Hugging Face hub: "
+            "ask the adapter's author for it and give backbone=… (--backbone)."
         )
     return folder, config, tensors
 
@@ -96,6 +97,6 @@ def check_size(repo: str, name: str, size: int) -> None:
     """
     if size > MOST_BYTES[name]:
         raise AdapterError(
-            f"{name} of {repo} has {size / 1e6:,.0f} MB, far more than an adapter has; fewclip downloads and pushes at most "
+            f"{name} of {repo} has {size / 1e6:,.0f} MB, far more than an adapter needs; fewclip downloads and pushes at most "
             f"{MOST_BYTES[name] / 1e6:,.0f} MB. If you trust it, download it yourself and give the folder."
         )

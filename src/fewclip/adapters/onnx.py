@@ -98,7 +98,7 @@ class GivenTokens(ClassTexts):
 
     @cached_property
     def name_lengths(self) -> Tensor:  # type: ignore[override]
-        raise ExportError("where a class name ends can't be seen in the tokens of its prompt")
+        raise ExportError("the end of a class name can't be found in the tokens of its prompt")
 
 
 def export(

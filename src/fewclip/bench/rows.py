@@ -200,7 +200,7 @@ def read_rows(place: str | Path) -> list[Row]:
             row = cast("Row", parse_json(line))
             run, part = row["run"], row["row"]
             if [type(row["run"]), type(row["row"]), type(row["rows"]), type(row["status"])] != [str, int, int, str]:
-                raise ValueError("its head has other types")
+                raise ValueError("its first fields have the wrong types")
         except (ValueError, KeyError, TypeError) as error:
             if number == len(lines):  # no newline after it: its writing was cut off
                 continue
@@ -224,7 +224,7 @@ def finished_runs(rows: Iterable[Row]) -> set[str]:
 
 
 def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add the rows of one run. Earlier rows are never touched, not even when the disk is full.
+    """Append the rows of one run. Earlier rows are never changed, not even when the disk is full.
 
     Raises:
         OutputError: the file can't be written to; it is as it was before.
@@ -242,7 +242,7 @@ def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             try:
                 written = os.pwrite(descriptor, data, size)
                 if written != len(data):
-                    raise OSError(None, "no room for all of it")
+                    raise OSError(None, "not enough room for all of it")
                 os.fsync(descriptor)
                 sync_folder(path.parent)
             except OSError:

@@ -178,7 +178,7 @@ def sweep(runs: Sequence[Run], where: Where, executor: Executor, *, quiet: bool 
         done = len(wanted) - len(left)
         with Progress("bench", len(wanted), "runs", shown=not quiet) as progress:
             if done:
-                progress.print(f"{done} of {len(wanted)} runs are done already.")
+                progress.print(f"{done} of {len(wanted)} runs are already done.")
             progress.update(done)
 
             def warn(line: str) -> None:  # also where only JSON is asked for

@@ -118,7 +118,9 @@ def _find(name: str, but: str) -> list[Source]:
 
 def _file(name: str) -> Source:
     if _ends(name, PACKED):
-        raise DataError(f"{name} is packed, so its images can't be read one by one: unpack it to a folder or a .tar.")
+        raise DataError(
+            f"{name} is compressed, so its images can't be read one by one: unpack it to a folder or a .tar."
+        )
     if _ends(name, TAR + PARQUET):
         return Source(holder=name)
     if _ends(name, LIST):
@@ -147,7 +149,7 @@ def _in_pattern(pattern: str, but: str) -> list[Source]:
     for one in _braces(pattern):
         if not glob.has_magic(one):
             if not os.path.isfile(one):
-                raise DataError(f"There is no file {one}, which {pattern} names.")
+                raise DataError(f"There is no file {one}, which {pattern} refers to.")
             sources.append(_file(one))
             continue
         names = sorted(n for n in glob.iglob(one, recursive=True) if _ends(n, (*ENDINGS, *TAR, *PARQUET)))

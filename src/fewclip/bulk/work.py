@@ -1,4 +1,4 @@
-"""The folder beside the output that keeps its parts until all are there, so that a run can be resumed.
+"""The folder beside the output that keeps its parts until all are finished, so that a run can be resumed.
 
     .labels.parquet.fewclip/
       .lock           while a process writes

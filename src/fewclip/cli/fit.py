@@ -44,8 +44,8 @@ class Fit:
     root: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder that holds the published data sets; by default $FEWCLIP_DATA."""
     val: Annotated[str | None, tyro.conf.arg(metavar="split|DATA")] = None
-    """Validation images, by which linear-probe chooses its C, tip-adapter and tip-adapter-f their α and β: "split" for the
-    val split of DATA, or other data as above. Without them these settings stay as given. Other methods refuse them."""
+    """Validation images. linear-probe chooses its C by them, tip-adapter and tip-adapter-f their α and β: "split" for the
+    val split of DATA, or other data as above. Without them these settings stay as given. Other methods do not accept them."""
     shots: int | Literal["all"] = 16
     """Images per class to train on."""
     template: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
@@ -59,7 +59,7 @@ class Fit:
     overwrite: bool = False
     """Replace an adapter in the output folder, once the new one is finished, or an unfinished run of another command."""
     json: bool = False
-    """Print the summary as JSON, and no progress bar."""
+    """Print the summary as JSON, without a progress bar."""
 
 
 def fit(arguments: list[str]) -> int:

@@ -14,7 +14,7 @@ Adapter = Annotated[
     tyro.conf.arg(
         metavar="ADAPTER",
         help="Folder that `fewclip fit` wrote, or USER/NAME[@REVISION] on the Hugging Face hub; a local folder of that name "
-        "goes first.",
+        "takes precedence.",
     ),
 ]
 

@@ -28,7 +28,7 @@ class Serve:
     allow_host: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME…")] = ()
     """Further names that a server without a token answers to, if it listens only on this machine."""
     backbone: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """The adapter's backbone, if it is not where the adapter says."""
+    """Where the adapter's backbone is now, if not where it was when the adapter was trained."""
     device: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """cpu, cuda, …; by default a GPU if available."""
 

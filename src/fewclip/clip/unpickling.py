@@ -112,7 +112,7 @@ class _TensorUnpickler(pickle._Unpickler):
         return self.archive.read(entry)
 
     def find_class(self, module: str, name: str) -> Any:
-        # Made anew for each file: a pickle can set attributes on what it is given.
+        # Made for each file: a pickle can set attributes on what it is given.
         if module.partition(".")[0] == "__torch__":
             return type(name, (_Module,), {})
         if module == "torch":
@@ -160,7 +160,7 @@ class _TensorUnpickler(pickle._Unpickler):
         super().load_additems()  # type: ignore[misc]
 
     def load_bytearray8(self) -> None:
-        raise pickle.UnpicklingError("it holds a bytearray, for which room is made before it is read")
+        raise pickle.UnpicklingError("it contains a bytearray, whose memory would be reserved before it is read")
 
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
     dispatch[pickle.BUILD[0]] = load_build

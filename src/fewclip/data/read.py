@@ -93,10 +93,10 @@ def paired(images: Iterable[Any], labels: Any) -> list[tuple[Any, Any]]:
     if hasattr(labels, "__array__") and not hasattr(labels, "__len__"):
         labels = np.asarray(labels)
     if isinstance(labels, (str, bytes)) or not hasattr(labels, "__len__"):
-        raise DataError(f"The labels are {brief(labels)}: expected one label for each image.")
+        raise DataError(f"The labels are {brief(labels)}: expected one label per image.")
     images, labels = list(images), list(labels)
     if len(images) != len(labels):
-        raise DataError(f"{len(images)} images were given with {len(labels)} labels: expected one label an image.")
+        raise DataError(f"{len(images)} images were given with {len(labels)} labels: expected one label per image.")
     return list(zip(images, labels, strict=True))
 
 

@@ -44,7 +44,7 @@ class CLIPLoRASettings(Settings):
     layers: Literal["all", "bottom", "mid", "up", "half-bottom", "half-up", "top3"] | tuple[int, ...] = "all"
     """Which layers of a tower: all, a third, a half, the last three, or numbers counted from 1."""
     towers: Literal["both", "image", "text"] = "both"
-    """Which towers."""
+    """Which towers are updated."""
     dropout: Annotated[float, Range(0, 1, below=True)] = 0.25
     """Share of an update's inputs that is dropped in training."""
 

@@ -36,7 +36,7 @@ class MMASettings(Settings):
     last_layer: Count | None = None
     """Last layer with an adapter. By default the tower's last."""
     bottleneck: Count = 32
-    """r: width of the adapters' middle."""
+    """r: width of the bottleneck."""
     scale: Positive = 0.001
     """α: what the adapters' output is multiplied by."""
 

@@ -35,18 +35,18 @@ class PLOTSettings(Settings):
     context_tokens: Count = 4
     """Learned vectors of each prompt."""
     words: tuple[str, ...] = ("a photo of a", "this is a photo", "this is picture of", "one picture of a")
-    """N starts, one for each prompt of a class."""
+    """Initial words of the N contexts, one for each prompt of a class."""
     views: Count = 4
     """M: groups of visual tokens, each a pass through the image tower."""
     image_prompts: Count = 2
-    """Visual tokens of a group."""
+    """Visual tokens per group."""
     stage: Literal["joint", "vision", "two-stage"] = "joint"
     """Train both sides on the transport's logits; or only the visual tokens, with the logits of mean features added; or, as
     published, first these and then both, each for all epochs."""
     temperature: Positive = 0.1
     """ε of the entropic transport."""
     rounds: Count = 100
-    """Most rounds of Sinkhorn's algorithm."""
+    """Maximum number of rounds of Sinkhorn's algorithm."""
     threshold: Weight = 0.01
     """Mean change at which it stops."""
 

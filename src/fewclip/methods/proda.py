@@ -123,7 +123,7 @@ class ProDA(CosineMethod):
         return torch.stack(rows) / (spread.shape[1] + 1)
 
     def step(self, step: Step) -> Tensor:
-        """The pool is drawn in random groups of Q, anew when it is used up."""
+        """The pool is drawn in random groups of Q, and shuffled again when it is used up."""
         groups = max(1, self.settings.pool // self.settings.prompt_batch)
         turn, group = divmod(step.number, groups)
         order = torch.randperm(self.settings.pool, generator=generator(step.seed, "pool", turn)).tolist()

@@ -68,7 +68,7 @@ def create_app(
     app = FastAPI(
         title="fewclip",
         version=__version__,
-        summary="Names what images show.",
+        summary="Predicts the classes of images.",
         description="An adapted CLIP: it knows the classes it was trained on, and others from their names.",
         docs_url=None,  # FastAPI's own pages come from another server
         redoc_url=None,
@@ -90,7 +90,7 @@ def create_app(
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"error": "The server failed; see its log.", "images": []}, 500)
+        return JSONResponse({"error": "The server failed: see its log.", "images": []}, 500)
 
     @app.post(
         "/predict",
@@ -100,7 +100,7 @@ def create_app(
         openapi_extra=body({"multipart/form-data": r.PredictForm, "application/json": r.PredictJSON}),
     )
     async def predict(request: Request) -> Any:
-        """What one or more images show. If one of them can't be read or is too large, the whole request is refused with the reason."""
+        """Predict the classes of images. If one of them can't be read or is too large, the whole request is refused with the reason."""
         started = time.monotonic()
         try:
             return await server.predict(await r.read_predict(request, limits))

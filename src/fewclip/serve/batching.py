@@ -1,7 +1,7 @@
 """One thread runs the model; images that arrive at about the same time go through it together.
 
 A batch is whatever is waiting when the model becomes free, up to `size`. The thread waits for more only while further images
-are known to be on their way, and then a few milliseconds at most, so that a lone client waits for nobody.
+are known to be on their way, and then a few milliseconds at most, so that a single client never waits.
 """
 
 from __future__ import annotations

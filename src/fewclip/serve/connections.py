@@ -1,8 +1,8 @@
 """How many connections there are, and how long one may keep the server waiting.
 
-uvicorn bounds idle connections (`timeout_keep_alive`) and the size of a head, but not the time in which a head arrives or an
+uvicorn limits idle connections (`timeout_keep_alive`) and the size of a head, but not the time in which a head arrives or an
 answer is read. Its option `http` takes any `asyncio.Protocol`: ours holds uvicorn's and passes everything on to it, so that it
-needs nothing but asyncio's own interface. That a request's head is complete is learnt from the application: it is called then.
+needs nothing but asyncio's own interface. That a request's head is complete is known from the application: it is called then.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Connection(asyncio.Protocol):
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """Stop the clock; start it anew when the last request is answered."""
+        """Stop the clock; restart it when the last request is answered."""
         self.requests += 1
         if self.clock is not None:
             self.clock.cancel()

@@ -1,4 +1,4 @@
-"""What every request passes: the token, the host it asks for, its size, the time its body takes, the headers of its answer."""
+"""What every request goes through: the token, the host it asks for, its size, the time its body takes, the headers of its answer."""
 
 from __future__ import annotations
 
@@ -118,12 +118,12 @@ class Guard:
                 403, f"This server does not answer to {host[:60]!r}: start it with --allow-host, or with a token."
             )
         if scope["method"] not in ("GET", "HEAD") and headers.get("sec-fetch-site") == "cross-site":
-            return Refused(403, "This server refuses what a page of another site sends.")
+            return Refused(403, "This server refuses requests from pages of other sites.")
         length = headers.get("content-length", "0")
         if length.isascii() and length.isdigit() and int(length[:15]) > self.limits.max_body:
             return _too_large(self.limits)
         if scope["method"] == "POST" and self.active >= self.limits.max_requests:
-            return busy(f"{self.active} requests are being answered, and no more are at one time: try again.")
+            return busy(f"{self.active} requests are already being answered, which is the limit: try again.")
         return None
 
 

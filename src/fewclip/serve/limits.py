@@ -35,9 +35,9 @@ class Limits(Settings):
     max_classes: Count = 2000
     """Classes that the server knows, including those that POST /classes adds."""
     max_requests: Count = 64
-    """Requests being read or answered at one time; further ones are told to come back."""
+    """Requests being read or answered at one time; further ones get the status 503."""
     queue: Count = 256
-    """Images being decoded or waiting for the model at one time; further ones are told to come back."""
+    """Images being decoded or waiting for the model at one time; further ones get the status 503."""
     read_seconds: Positive = 20.0
     """Time for the head of a request to arrive, for its body, and for the answer to be read."""
 
@@ -67,7 +67,7 @@ class Refused(HTTPException):
 
 
 def busy(reason: str, seconds: float = 1.0) -> Refused:
-    """503: come back after so many seconds."""
+    """503: the client may try again after this many seconds."""
     return Refused(503, reason, headers={"Retry-After": str(max(1, round(seconds)))})
 
 
@@ -79,13 +79,15 @@ def check_class_names(names: Sequence[str], known: Sequence[str], limits: Limits
         Refused: 422, too many. PromptError: as `check_names`.
     """
     if len(names) > limits.max_classes:
-        raise Refused(422, f"{len(names)} classes were sent, but {limits.max_classes} are the most (--max-classes).")
+        raise Refused(
+            422, f"{len(names)} classes were sent, but at most {limits.max_classes} are allowed (--max-classes)."
+        )
     check_names(names, where="the request", repeats=True)
     new = len(new_names(names, known))
     if new > limits.max_new_classes:
         raise Refused(
             422,
-            f"{new} class names are new, but {limits.max_new_classes} per request are the most (--max-new-classes).",
+            f"{new} class names are new, but at most {limits.max_new_classes} per request are allowed (--max-new-classes).",
         )
 
 

@@ -169,7 +169,7 @@ def _check_count(count: int, limits: Limits) -> None:
         raise Refused(422, "There is no image: send at least one in images.")
     if count > limits.max_images:
         raise Refused(
-            413, f"{count} images were sent, but {limits.max_images} per request are the most (--max-images)."
+            413, f"{count} images were sent, but at most {limits.max_images} per request are allowed (--max-images)."
         )
 
 

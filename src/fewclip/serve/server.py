@@ -114,8 +114,8 @@ class Server:
             if len(adapter.classes) + len(new) > self.limits.max_classes:
                 raise Refused(
                     422,
-                    f"The server knows {len(adapter.classes)} classes and {len(new)} are new, but {self.limits.max_classes} "
-                    "are the most (--max-classes).",
+                    f"The server knows {len(adapter.classes)} classes and {len(new)} are new, but at most "
+                    f"{self.limits.max_classes} are allowed (--max-classes).",
                 )
             adapter.add_classes(new)
             return self.classes()

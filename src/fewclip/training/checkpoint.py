@@ -91,7 +91,9 @@ class Checkpoint:
         if other != run:
             changed = [key for key in run if not isinstance(other, dict) or run[key] != other.get(key)] or ["version"]
             finish = "finish that run with its own settings, choose another output folder, or start over with overwrite"
-            raise CheckpointError(self.path, f"is of an unfinished run with another {', '.join(changed)}", finish)
+            raise CheckpointError(
+                self.path, f"belongs to an unfinished run that differs in {', '.join(changed)}", finish
+            )
         expected = {f"method.{name}": tensor.shape for name, tensor in method.state_dict().items()}
         expected |= {f"state.{name}": tensor.shape for name, tensor in method.training_state().items()}
         wrong = [name for name, shape in expected.items() if name not in tensors or tensors[name].shape != shape]
@@ -103,7 +105,7 @@ class Checkpoint:
 
 @dataclass
 class Progress:
-    """How far a run has come: `step` steps of `epoch` are done, with the loss so far and the finished epochs."""
+    """How far a run has got: `step` steps of `epoch` are done, with the loss so far and the finished epochs."""
 
     epoch: int = 1
     """Counted from 1 over all stages."""

@@ -1,4 +1,4 @@
-"""Worker processes of this machine. One that dies is replaced, and what it had in hand is done again.
+"""Worker processes of this machine. One that dies is replaced, and its tasks are done again.
 
 The processes of `fewclip bench` and `fewclip predict -o`. Each has its share of the cores and is kept for many tasks, so that
 torch is imported, and a model loaded, once per process.
@@ -157,7 +157,7 @@ class _Worker(Generic[Task]):
 
 
 def _live(pipe: Connection, serve: Serve[Any, Any], threads: int) -> None:
-    """The life of a worker process."""
+    """What a worker process runs until its input ends."""
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that made this one

@@ -1,6 +1,6 @@
 """How far work has got, on standard error: a bar on a terminal, a line every half minute elsewhere.
 
-Of training, sweeps and bulk prediction. It is in the lowest storey because all of them are above it.
+Of training, sweeps and bulk prediction. It is in this room because all three depend on it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ EVERY = 30.0
 
 
 class Progress:
-    """`total` things to do, which `unit` names in the plural. Shows nothing if `shown` is false."""
+    """`total` things to do; `unit` is their name in the plural. Shows nothing if `shown` is false."""
 
     def __init__(self, title: str, total: int, unit: str, *, shown: bool = True) -> None:
         self.total, self.unit, self.shown = total, unit, shown
