@@ -50,7 +50,7 @@ class TrainSettings(Settings):
     """Parts that a batch is split into to save memory; the step is the same."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the towers; auto is fp32 on a CPU, and bf16 or fp16 on a GPU. Trained tensors are fp32 always."""
-    seed: int = 1
+    seed: Annotated[int, Range(-(2**63), 2**63 - 1)] = 1
     """Seed of the picks, the start, the order and the augmentation."""
     cache_mb: Whole = 2048
     """Memory for decoded images; those that do not fit are read again every epoch."""
