@@ -212,7 +212,7 @@ def test_a_table_is_read_by_rows(backbone: CLIP, images: list[Image.Image]) -> N
 
     for columns in (1, 12):
         with pytest.raises(DataError, match=r"^Label 0 is array\(.* for a column y\.ravel\(\)\.$"):
-            probe(backbone).fit(images, Table(np.full((12, columns), "a")))
+            probe(backbone).fit(images, Table(np.full((12, columns), "a")))  # type: ignore[arg-type]
 
 
 def test_candidates_from_a_generator(backbone: CLIP, images: list[Image.Image]) -> None:

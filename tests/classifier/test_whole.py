@@ -184,8 +184,8 @@ def test_failed_add_classes_add_none(classifier: FewShotClassifier, pairs: Pairs
 
 def test_settings_are_attributes(classifier: FewShotClassifier, pairs: Pairs) -> None:
     """As of any estimator: what is assigned counts, and is checked by the next fit."""
-    assert classifier.rep_dim == 8
-    classifier.alpha = 0.4
+    assert classifier.rep_dim == 8  # type: ignore[attr-defined]
+    classifier.alpha = 0.4  # type: ignore[attr-defined]
     assert classifier.get_params()["alpha"] == 0.4
     assert "alpha=0.4" in repr(classifier)
     fitted = classifier.fit(pairs).adapter_
