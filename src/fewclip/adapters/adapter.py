@@ -17,6 +17,7 @@ from fewclip.adapters.disk import save_adapter
 from fewclip.adapters.hub import open_adapter
 from fewclip.clip.load import fingerprint
 from fewclip.clip.model import CLIP
+from fewclip.clip.templates import find_template
 from fewclip.data.batches import pixel_batches
 from fewclip.data.names import check_names, key
 from fewclip.errors import AdapterError, DataError, PromptError, SettingsError
@@ -74,7 +75,7 @@ class Adapter:
         self.trained_classes, self.added_classes, self.numbers = list(classes), list(added_classes), list(numbers)
         self.training = training or TrainingSummary()
         self.train_keys, self.weights_sha256 = list(train_keys), weights_sha256
-        self._last: tuple[tuple[list[str], str, bool], Candidates] | None = None
+        self._last: tuple[tuple[list[str], str, bool, bool], Candidates] | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -108,14 +109,14 @@ class Adapter:
         Args:
             images: one image or many: paths, PIL images, arrays (height, width, 3), tensors, encoded bytes.
             classes: the candidates, by default all of `classes`. Trained and new names may mix; their order is kept.
-            template: the sentence for these classes, by default that of training.
+            template: the sentence for these classes, or a preset, by default that of training.
             unseen: score every class as a new one, as the papers do on other data sets, where a name may mean
                 another thing.
             repeats: candidates may have equal names.
 
         Raises:
             DataError: an image can't be read, or there is no candidate.
-            PromptError: a name that makes no prompt, or two that make the same.
+            PromptError: a name or template that makes no prompt, or two names that make the same.
             SettingsError: a new name, where the method knows only the trained classes.
         """
         candidates = self.candidates(classes, template=template, unseen=unseen, repeats=repeats)
@@ -141,10 +142,11 @@ class Adapter:
     ) -> Candidates:
         """The classes to choose from, encoded; for those that decode images themselves, such as a server. Arguments and
         errors as `scores`."""
-        names, sentence = self.classes if classes is None else list(classes), template or self.template
-        asked = (names, sentence, unseen)
-        if self._last is not None and self._last[0] == asked:
-            return self._last[1]
+        names = self.classes if classes is None else [classes] if isinstance(classes, str) else list(classes)
+        sentence = self.template if template is None else find_template(template)
+        asked, last = (names, sentence, unseen, repeats), self._last
+        if last is not None and last[0] == asked:
+            return last[1]
         if not names:
             raise DataError("classes is empty: give at least one class name.")
         check_names(names, where="classes", repeats=repeats or names == self.classes)
@@ -154,9 +156,9 @@ class Adapter:
         seen = torch.tensor([key(name) in keys for name in names])
         self._check_new([name for name in names if key(name) not in keys])
         texts = ClassTexts(names, sentence, self.clip.tokenizer, self.clip.config.context_length, trained=trained)
-        encoded = self.method.encode_classes(texts)
-        self._last = (asked, Candidates(encoded, seen.to(self.clip.device)))
-        return self._last[1]
+        found = Candidates(self.method.encode_classes(texts), seen.to(self.clip.device))
+        self._last = (asked, found)
+        return found
 
     # Changing
 
@@ -168,6 +170,7 @@ class Adapter:
         Raises:
             PromptError: a name that makes no prompt, or the name or number of a class that is there already. No class is
                 added then.
+            DataError: not one label for each class.
             SettingsError: the method does not score classes that it was not trained on.
         """
         names = [names] if isinstance(names, str) else list(names)
@@ -179,13 +182,18 @@ class Adapter:
         if self.numbers:
             free = max(self.numbers) + 1
             numbers = list(numbers or range(free, free + len(names)))
+            if len(numbers) != len(names):
+                raise DataError(
+                    f"{len(names)} classes were given with {len(numbers)} labels: give one label per class."
+                )
             for number in numbers:
-                if number in self.numbers:
+                if (self.numbers + numbers).count(number) > 1:
                     raise PromptError(f"The label {number} already belongs to another class: give a different one.")
             self.numbers = self.numbers + numbers
         self.added_classes = self.added_classes + names
         return self
 
+    @torch.random.fork_rng(devices=[])  # making a method draws numbers: not the caller's
     def with_settings(self, **settings: Any) -> Adapter:
         """An adapter with the same trained tensors and other settings of the method, such as another β.
 
@@ -235,6 +243,7 @@ class Adapter:
         self.weights_sha256 = save_adapter(folder, self.config, dict(self.method.state_dict()))
 
     @classmethod
+    @torch.random.fork_rng(devices=[])
     def load(
         cls,
         name: str | Path,

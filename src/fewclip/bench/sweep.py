@@ -13,6 +13,7 @@ from fewclip.bench.presets import settings_by_target, settings_for
 from fewclip.bench.protocols import PROTOCOLS, Bench, find_protocol
 from fewclip.bench.rows import ROWS, Row, append_rows, failed_row, finished_runs, measured_rows, read_rows
 from fewclip.bench.run import UNFINISHED, Run, Where, backbone, read
+from fewclip.clip.templates import find_template
 from fewclip.data.benchmarks.table import named
 from fewclip.errors import FewclipError, OutputError, SettingsError
 from fewclip.files.lock import only_writer
@@ -59,6 +60,7 @@ class Sweep:
 
         Raises:
             SettingsError: an unknown name, nothing to run, or a setting that no method has or that is out of its range.
+            PromptError: a template without a place for the class name.
         """
         for name in ("protocols", "methods", "seeds"):
             if not getattr(self, name):
@@ -69,7 +71,9 @@ class Sweep:
         self._check_settings(methods)
         runs = list(self._expand(methods))
         for run in runs:  # each would fail with the same sentence, but one at a time and after its data was read
-            split_settings(run.method, run.settings)
+            split_settings(run.method, {"seed": run.seed, **run.settings})
+        if self.template is not None:
+            find_template(self.template)
         return runs
 
     def _expand(self, methods: Sequence[str]) -> Iterator[Run]:

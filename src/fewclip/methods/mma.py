@@ -40,6 +40,11 @@ class MMASettings(Settings):
     scale: Positive = 0.001
     """α: what the adapters' output is multiplied by."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.first_layer == 0:
+            raise SettingsError("first_layer is 0, but layers are counted from 1, or from the end if negative.")
+
 
 class Ends(nn.Module):
     """Way in and way out of a tower's bottlenecks, one row a layer: (n, r, width), (n, width, r) and biases."""

@@ -61,6 +61,15 @@ class MMRLSettings(Settings):
     """How known and new classes compete. balanced: the class feature gives the probability of all known classes together, and both
     features divide it among them. raw: the two kinds of logits side by side. A single kind is scored the same either way."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.image_tokens or self.text_tokens):
+            raise SettingsError(
+                "image_tokens and text_tokens are both off, which leaves nothing to train: switch one on."
+            )
+        if self.space == "text-to-image" and not (self.image_tokens and self.text_tokens):
+            raise SettingsError("space 'text-to-image' needs both image_tokens and text_tokens.")
+
 
 class Aligner(nn.Module):
     """An independent linear map from the representation space per layer, all from the same start: (n, K, width)."""
@@ -247,7 +256,3 @@ def check(s: MMRLSettings, image_layers: int, text_layers: int) -> None:
     depth = min(image_layers, text_layers)
     if s.first_layer is not None and s.first_layer > depth:
         raise SettingsError(f"first_layer is {s.first_layer}, but this backbone's layers are 1 to {depth}.")
-    if not (s.image_tokens or s.text_tokens):
-        raise SettingsError("image_tokens and text_tokens are both off, which leaves nothing to train: switch one on.")
-    if s.space == "text-to-image" and not (s.image_tokens and s.text_tokens):
-        raise SettingsError("space 'text-to-image' needs both image_tokens and text_tokens.")

@@ -50,6 +50,13 @@ class PLOTSettings(Settings):
     threshold: Weight = 0.01
     """Mean change at which it stops."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.words:
+            raise SettingsError(
+                "words is empty, but each prompt of a class starts from one of them: give at least one."
+            )
+
 
 class PLOT(Method):
     name = "plot"
@@ -65,10 +72,6 @@ class PLOT(Method):
     def __init__(self, clip: CLIP, settings: PLOTSettings | None = None, classes: int = 0) -> None:
         super().__init__(clip, settings, classes)
         s = self.settings
-        if not s.words:
-            raise SettingsError(
-                "words is empty, but each prompt of a class starts from one of them: give at least one."
-            )
         self.context = normal(len(s.words), s.context_tokens, clip.config.text_width)  # (N, n, d_t)
         self.image = normal(s.views, s.image_prompts, clip.config.vision_width)  # (M, n_v, d_v)
         self.context.requires_grad_(s.stage != "vision")

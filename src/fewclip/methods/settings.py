@@ -126,8 +126,8 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def _moderate(value: float) -> bool:
-    """Neither infinite nor too large for a float."""
-    return abs(value) < 1e300 and (isinstance(value, int) or math.isfinite(value))
+    """Neither infinite nor too large for the floats that tensors hold."""
+    return abs(value) < 3.4e38
 
 
 def describe(hint: Any) -> str:

@@ -50,7 +50,7 @@ class TrainSettings(Settings):
     """Parts that a batch is split into to save memory; the step is the same."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the towers; auto is fp32 on a CPU, and bf16 or fp16 on a GPU. Trained tensors are always fp32."""
-    seed: int = 1
+    seed: Annotated[int, Range(-(2**63), 2**63 - 1)] = 1
     """Seed of the few-shot picks, initial values, order and augmentation."""
     cache_mb: Whole = 2048
     """Memory for decoded images, in MB; images that do not fit are read again in every epoch."""
