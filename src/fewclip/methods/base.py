@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 SCALE = 100.0
 """Logit scale of MMRL, Tip-Adapter and CLIP-LoRA: a constant, where CLIP's own parameter is exp(4.6052)."""
 
+Images: TypeAlias = 'Float[Tensor, "batch 3 height width"]'
+"""Normalised pixels."""
+Labels: TypeAlias = 'Int[Tensor, " batch"]'
+"""Each image's training label."""
+Seen: TypeAlias = 'Bool[Tensor, " classes"]'
+"""Of candidate classes: trained on that class."""
+Logits: TypeAlias = 'Float[Tensor, "batch classes"]'
+"""Softmax over the classes makes them probabilities."""
 Loss = Callable[[Tensor, Tensor], "dict[str, Tensor]"]
 """Of images and labels: the `loss`, with the outputs it was made from."""
 Gradients = list["Tensor | None"]
@@ -124,7 +132,7 @@ class Method(nn.Module, ABC):
     # Training
 
     @abstractmethod
-    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+    def loss(self, images: Images, labels: Labels) -> dict[str, Tensor]:
         """The training loss of a batch of normalised pixels as `loss`, with the named outputs that it was made from.
 
         `prepare` must have been called. `loss` is a mean over the batch plus terms that don't depend on it, so the
@@ -159,9 +167,7 @@ class Method(nn.Module, ABC):
         """All that can be computed of candidate classes before an image is seen; passed to `scores`."""
 
     @abstractmethod
-    def scores(
-        self, images: Float[Tensor, "batch 3 height width"], classes: Any, seen: Bool[Tensor, " classes"]
-    ) -> Float[Tensor, "batch classes"]:
+    def scores(self, images: Images, classes: Any, seen: Seen) -> Logits:
         """Logits over candidate classes; softmax makes them probabilities. `seen`: trained on that class."""
 
     # What is the same for all

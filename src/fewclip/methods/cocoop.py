@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
 from fewclip.methods import frozen
-from fewclip.methods.base import Method, normal, unit
+from fewclip.methods.base import Images, Labels, Logits, Method, Seen, normal, unit
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import Slots, sentence, start_from_words
 from fewclip.methods.coop import coop_training
 from fewclip.methods.settings import Count, Settings
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float
 
 PROMPTS_AT_ONCE = 2048
 """Image-specific prompts that scoring keeps in memory together."""
@@ -69,7 +69,7 @@ class CoCoOp(Method):
         """Every image's own class features, L2-normalised."""
         return unit(self.clip.text_features(slots.fill(self.context + shift[:, None])))
 
-    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+    def loss(self, images: Images, labels: Labels) -> dict[str, Tensor]:
         f = frozen.image_features(self.clip, images)
         shift = self.meta_net(f)
         w = self.text_features(self._slots, shift)
@@ -81,9 +81,7 @@ class CoCoOp(Method):
         """The prompts without the context, which depends on the image."""
         return Slots(self.clip, self.prompts(texts), self.settings.context_tokens)
 
-    def scores(
-        self, images: Float[Tensor, "batch 3 height width"], classes: Slots, seen: Bool[Tensor, " classes"]
-    ) -> Float[Tensor, "batch classes"]:
+    def scores(self, images: Images, classes: Slots, seen: Seen) -> Logits:
         """scale · cos(f_b, w_bc), a few images at a time."""
         f = frozen.image_features(self.clip, images)
         few = max(1, PROMPTS_AT_ONCE // len(classes))

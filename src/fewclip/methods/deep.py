@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
 from fewclip.clip.tokens import Insertion
-from fewclip.methods.base import unit
+from fewclip.methods.base import Images, unit
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import Slots, sentence
 from fewclip.methods.cosine import CosineMethod
@@ -49,7 +49,7 @@ class DeepPrompts(CosineMethod):
         deeper = Insertion(2, tokens[1:], there=True)
         return unit(self.clip.text_features(read.fill(tokens[0]), deeper.text))
 
-    def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
+    def image_features(self, images: Images) -> Float[Tensor, "batch dim"]:
         visual, tokens = self.clip.visual, self.image_tokens()
         edit = Insertion(1, [visual.ln_pre(tokens[0]), *tokens[1:]])
         return unit(visual.features(visual.stem(images), edit.image))

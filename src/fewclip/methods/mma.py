@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fewclip.clip.model import CLIP
 from fewclip.clip.tokens import Beside, Place, Stem, TextTokens
 from fewclip.errors import SettingsError
-from fewclip.methods.base import unit
+from fewclip.methods.base import Images, unit
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.coop import coop_training
 from fewclip.methods.cosine import CosineMethod
@@ -101,7 +101,7 @@ class MMA(CosineMethod):
     def class_features(self, read: TextGroups[Stem[TextTokens]]) -> Float[Tensor, "classes dim"]:
         return unit(self.clip.text_features(read, beside=self.beside(self.text, self.text_first)))
 
-    def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
+    def image_features(self, images: Images) -> Float[Tensor, "batch dim"]:
         stem = self.clip.visual.stem(images, self.image_first)
         return unit(self.clip.visual.features(stem, beside=self.beside(self.image, self.image_first)))
 

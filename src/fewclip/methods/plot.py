@@ -20,14 +20,14 @@ from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
 from fewclip.clip.tokens import Insertion
 from fewclip.errors import SettingsError
-from fewclip.methods.base import Method, normal, unit
+from fewclip.methods.base import Images, Labels, Logits, Method, Seen, normal, unit
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import Slots, embed_words, sentence
 from fewclip.methods.coop import coop_training
 from fewclip.methods.settings import Count, Positive, Settings, Weight
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ class PLOT(Method):
         rows = zip(slots, self.context, strict=True)
         return torch.stack([self.clip.text_features(one.fill(context)) for one, context in rows])
 
-    def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "m batch dim"]:
+    def image_features(self, images: Images) -> Float[Tensor, "m batch dim"]:
         """v, not normalised."""
         visual, views = self.clip.visual, len(self.image)
         stem = visual.stem(images)
@@ -137,7 +137,7 @@ class PLOT(Method):
         vision = joint + self.scale * unit(v.mean(0)) @ unit(h.mean(0)).T
         return {"transport_plan": plan, "logits_stage1": vision, "logits_stage2": joint}
 
-    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+    def loss(self, images: Images, labels: Labels) -> dict[str, Tensor]:
         vision = self.settings.stage == "vision" or self._stage < self.stages
         with torch.set_grad_enabled(torch.is_grad_enabled() and not vision):
             h = self.text_features(self._slots)
@@ -149,11 +149,6 @@ class PLOT(Method):
     def encode_classes(self, texts: ClassTexts) -> Float[Tensor, "n classes dim"]:
         return self.text_features(self.read(texts))
 
-    def scores(
-        self,
-        images: Float[Tensor, "batch 3 height width"],
-        classes: Float[Tensor, "n classes dim"],
-        seen: Bool[Tensor, " classes"],
-    ) -> Float[Tensor, "batch classes"]:
+    def scores(self, images: Images, classes: Float[Tensor, "n classes dim"], seen: Seen) -> Logits:
         stage = "logits_stage1" if self.settings.stage == "vision" else "logits_stage2"
         return self.logits(self.image_features(images), classes)[stage]

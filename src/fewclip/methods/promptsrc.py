@@ -19,7 +19,7 @@ from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
 from fewclip.clip.templates import imagenet_templates
 from fewclip.methods import frozen
-from fewclip.methods.base import normal
+from fewclip.methods.base import Images, Labels, normal
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import sentence, start_from_words
 from fewclip.methods.coop import coop_training
@@ -27,7 +27,7 @@ from fewclip.methods.deep import DeepPrompts, depth_of
 from fewclip.methods.settings import Count, Positive, Settings, Weight
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class PromptSRC(DeepPrompts):
             self._frozen_text = frozen.ensemble(self.clip, held, each_unit=False)  # t0 (C, d)
         self._average = {name: torch.zeros_like(p) for name, p in self.named_parameters()}
 
-    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+    def loss(self, images: Images, labels: Labels) -> dict[str, Tensor]:
         """CE(z) + 25·mean|w - w0| + 10·mean|f - f0| + KL(softmax z0 ‖ softmax z)/(B·C)."""
         s, out = self.settings, super().loss(images, labels)
         out["loss_ce"] = out["loss"]

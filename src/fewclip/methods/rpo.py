@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from fewclip.clip.model import CLIP
 from fewclip.clip.tokens import TextTokens
-from fewclip.methods.base import Method, unit
+from fewclip.methods.base import Images, Labels, Logits, Method, Seen, unit
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.coop import coop_training
 from fewclip.methods.settings import Count, Settings, Weight
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float
 
     from fewclip.clip.groups import TextGroups
 
@@ -62,17 +62,15 @@ class RPO(Method):
     def text_features(self, stages: TextGroups[list[TextTokens]]) -> Float[Tensor, "classes k dim"]:
         return unit(self.clip.text_read_only(stages, self.text))
 
-    def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch k dim"]:
+    def image_features(self, images: Images) -> Float[Tensor, "batch k dim"]:
         visual = self.clip.visual
         return unit(visual.read_only(visual.stem(images), visual.ln_pre(self.image)))
 
-    def logits(
-        self, v: Float[Tensor, "batch k dim"], t: Float[Tensor, "classes k dim"]
-    ) -> Float[Tensor, "batch classes"]:
+    def logits(self, v: Float[Tensor, "batch k dim"], t: Float[Tensor, "classes k dim"]) -> Logits:
         """The mean over pairs of s · cos(v_k, t_k)."""
         return self.scale / len(self.text) * v.flatten(1) @ t.flatten(1).T
 
-    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+    def loss(self, images: Images, labels: Labels) -> dict[str, Tensor]:
         v, t = self.image_features(images), self.text_features(self._stages)
         logits = self.logits(v, t)
         out = {"image_features": v, "text_features": t, "logits": logits}
@@ -81,10 +79,5 @@ class RPO(Method):
     def encode_classes(self, texts: ClassTexts) -> Float[Tensor, "classes k dim"]:
         return self.text_features(self.clip.text_stages(texts.prompts(texts.template)))
 
-    def scores(
-        self,
-        images: Float[Tensor, "batch 3 height width"],
-        classes: Float[Tensor, "classes k dim"],
-        seen: Bool[Tensor, " classes"],
-    ) -> Float[Tensor, "batch classes"]:
+    def scores(self, images: Images, classes: Float[Tensor, "classes k dim"], seen: Seen) -> Logits:
         return self.logits(self.image_features(images), classes)

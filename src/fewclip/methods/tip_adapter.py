@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from fewclip.clip.model import CLIP
 from fewclip.clip.templates import SELECTED_TEMPLATES
 from fewclip.methods import frozen
-from fewclip.methods.base import SCALE, Examples, Method, unit
+from fewclip.methods.base import SCALE, Examples, Images, Labels, Logits, Method, Seen, unit
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.settings import Count, Positive, Settings, Weight
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,21 +107,19 @@ class TipAdapter(Method):
                 tensor.data = tensor.new_empty(state_dict[name].shape[:1] + tensor.shape[1:])
         return super().load_state_dict(state_dict, strict, assign)
 
-    def votes(
-        self, f: Float[Tensor, "batch dim"], places: Int[Tensor, " classes"], beta: float | Tensor
-    ) -> Float[Tensor, "batch classes"]:
+    def votes(self, f: Float[Tensor, "batch dim"], places: Int[Tensor, " classes"], beta: float | Tensor) -> Logits:
         """exp(-β(1 - f Kᵀ)) V, for the training labels `places`."""
         values = (self.labels[:, None] == places).to(f)
         return torch.exp(-beta * (1 - f @ self.keys.T)) @ values
 
     def logits(
         self, f: Float[Tensor, "batch dim"], text: Float[Tensor, "classes dim"], beta: float, alpha: float
-    ) -> Float[Tensor, "batch classes"]:
+    ) -> Logits:
         """Of unit features, over the training classes in order."""
         return SCALE * f @ text.T + alpha * self.votes(f, torch.arange(len(text), device=f.device), beta)
 
     @torch.no_grad()
-    def search(self, f: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]) -> tuple[float, float]:
+    def search(self, f: Float[Tensor, "batch dim"], labels: Labels) -> tuple[float, float]:
         """The first pair (β, α) of the grid with the highest accuracy; the upper ends are never reached, as published."""
         s = self.settings
         plain, values = SCALE * f @ self._text.T, F.one_hot(self.labels, len(self._text)).to(f)
@@ -136,7 +134,7 @@ class TipAdapter(Method):
                     best, found = right, (beta, alpha)
         return found
 
-    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+    def loss(self, images: Images, labels: Labels) -> dict[str, Tensor]:
         """Cross-entropy at the α and β that were set."""
         f = frozen.image_features(self.clip, images)
         logits = self.logits(f, self._text, self.settings.beta, self.settings.alpha)
@@ -146,12 +144,7 @@ class TipAdapter(Method):
         """W of the candidates, and the training label of each."""
         return self.text_features(texts), texts.labels.to(self.clip.device)
 
-    def scores(
-        self,
-        images: Float[Tensor, "batch 3 height width"],
-        classes: tuple[Tensor, Tensor],
-        seen: Bool[Tensor, " classes"],
-    ) -> Float[Tensor, "batch classes"]:
+    def scores(self, images: Images, classes: tuple[Tensor, Tensor], seen: Seen) -> Logits:
         f, (text, places) = frozen.image_features(self.clip, images), classes
         given = self.found.new_tensor([self.settings.beta, self.settings.alpha])
         beta, alpha = torch.where(self.found.isnan(), given, self.found).to(f).unbind()

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from fewclip.clip.templates import SELECTED_TEMPLATES
 from fewclip.methods import frozen
+from fewclip.methods.base import Images, Labels
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.cosine import CosineMethod
 from fewclip.methods.settings import Settings
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,6 @@ class ZeroShot(CosineMethod):
         extra = SELECTED_TEMPLATES if self.settings.ensemble else ()
         return frozen.ensemble(self.clip, map(texts.prompts, dict.fromkeys((*extra, texts.template))))
 
-    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+    def loss(self, images: Images, labels: Labels) -> dict[str, Tensor]:
         """Never called: without parameters there is no training."""
         raise RuntimeError("zero-shot CLIP has no parameters and so no training loss")
