@@ -22,7 +22,7 @@ from fewclip.methods.base import Gradients, Images, Labels, Logits, Seen, Step, 
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import Slots
 from fewclip.methods.coop import coop_training
-from fewclip.methods.deep import DeepPrompts, depth_of
+from fewclip.methods.deep import DeepPrompts
 from fewclip.methods.settings import Count, Settings, Weight
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ class MetaPrompt(DeepPrompts):
 
     def __init__(self, clip: CLIP, settings: MetaPromptSettings | None = None, classes: int = 0) -> None:
         super().__init__(clip, settings, classes)
-        s, (text_depth, image_depth) = self.settings, depth_of(clip, self.settings.depth)
-        self.text = normal(text_depth, s.text_prompts, clip.config.text_width)  # (J, n_t, d_t)
-        self.image = normal(image_depth, s.image_prompts, clip.config.vision_width)  # (J, n_v, d_v)
+        s, config = self.settings, clip.config
+        self.text = normal(min(s.depth, config.text_layers), s.text_prompts, config.text_width)  # (J, n_t, d_t)
+        self.image = normal(min(s.depth, config.vision_layers), s.image_prompts, config.vision_width)  # (J, n_v, d_v)
 
     def frozen_text(self, texts: ClassTexts) -> Float[Tensor, "classes dim"]:
         """t0, of the template without its full stop, as published, and with `ensemble` of seven further sentences."""

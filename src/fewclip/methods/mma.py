@@ -111,17 +111,9 @@ def maps(layers: int, rows: int, columns: int) -> tuple[nn.Parameter, nn.Paramet
     return nn.Parameter((2 / rows) ** 0.5 * torch.randn(layers, rows, columns)), nn.Parameter(torch.zeros(layers, rows))
 
 
-class _ScaleGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: object, x: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor  # type: ignore[attr-defined]
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient * ctx.factor, None  # type: ignore[attr-defined]
-
-
 def scale_gradient(x: Tensor, factor: float) -> Tensor:
     """x, whose gradient is multiplied by `factor`."""
-    return _ScaleGradient.apply(x, factor)
+    x = x.view_as(x)
+    if x.requires_grad:
+        x.register_hook(lambda gradient: gradient * factor)
+    return x
