@@ -93,12 +93,12 @@ class PlainMMRL:
         if s.space == "shared":
             return aligned(source.to_image), aligned(source.to_text)
         # The two ablations without a shared space: image tokens mapped from text tokens, or all independent.
-        text = list(source.text) if s.text_tokens else None
+        text = None if source.text is None else list(source.text)
         if s.space == "text-to-image":
             assert text is not None
             assert source.to_image is not None
             return [align(source.to_image, i, t) for i, t in enumerate(text)], text
-        return (list(source.image) if s.image_tokens else None), text
+        return (None if source.image is None else list(source.image)), text
 
     # §3 Towers
 

@@ -69,7 +69,6 @@ class CLIPLoRA(CosineMethod):
     new_classes = "the same updated towers"
     Settings = CLIPLoRASettings
     train_settings: ClassVar[dict[str, Any]] = {
-        "optimizer": "adamw",
         "lr": 2e-4,
         "weight_decay": 0.01,
         "batch_size": 32,

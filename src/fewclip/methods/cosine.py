@@ -37,10 +37,14 @@ class CosineMethod(Method):
     def prepare(self, texts: ClassTexts) -> None:
         self._read = self.read(texts)
 
+    def logits(self, f: Tensor, w: Any) -> Logits:
+        """Of the features of images and classes."""
+        return self.scale * f @ w.T
+
     def outputs(self, images: Images) -> dict[str, Tensor]:
         """Features and logits (B, C) of a batch over the training classes."""
         f, w = self.image_features(images), self.class_features(self._read)
-        return {"image_features": f, "text_features": w, "logits": self.scale * f @ w.T}
+        return {"image_features": f, "text_features": w, "logits": self.logits(f, w)}
 
     def loss(self, images: Images, labels: Labels) -> dict[str, Tensor]:
         out = self.outputs(images)
@@ -49,6 +53,6 @@ class CosineMethod(Method):
     def encode_classes(self, texts: ClassTexts) -> Any:
         return self.class_features(self.read(texts))
 
-    def scores(self, images: Images, classes: Float[Tensor, "classes dim"], seen: Seen) -> Logits:
+    def scores(self, images: Images, classes: Any, seen: Seen) -> Logits:
         """scale · cos(f, w), the same for known and new classes."""
-        return self.scale * self.image_features(images) @ classes.T
+        return self.logits(self.image_features(images), classes)

@@ -43,7 +43,5 @@ class KgCoOp(CoOp):
     def loss(self, images: Images, labels: Labels) -> dict[str, Tensor]:
         """CE + λ·(1 - mean_c cos(w_c, z_c))."""
         out = super().loss(images, labels)
-        out["loss_ce"] = out["loss"]
-        out["loss_kg"] = cosine_gap(out["text_features"], self._frozen_text)
-        out["loss"] = out["loss_ce"] + self.settings.kg_weight * out["loss_kg"]
-        return out
+        gap = cosine_gap(out["text_features"], self._frozen_text)
+        return out | {"loss_ce": out["loss"], "loss_kg": gap, "loss": out["loss"] + self.settings.kg_weight * gap}

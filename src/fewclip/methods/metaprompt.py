@@ -142,6 +142,6 @@ class MetaPrompt(DeepPrompts):
     def encode_classes(self, texts: ClassTexts) -> tuple[Tensor, Tensor]:
         return self.class_features(self.read(texts)), self.frozen_text(texts)
 
-    def scores(self, images: Images, classes: tuple[Tensor, Tensor], seen: Seen) -> Logits:  # type: ignore[override]
+    def scores(self, images: Images, classes: tuple[Tensor, Tensor], seen: Seen) -> Logits:
         """Z of the candidate classes."""
         return self._compare(images, classes)["logits"]

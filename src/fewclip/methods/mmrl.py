@@ -89,6 +89,7 @@ class RepresentationTokens(nn.Module):
         super().__init__()
         k, kind = settings.rep_tokens, settings.space
         self.kind = kind
+        self.text = self.image = self.to_image = self.to_text = None
         if kind == "shared":
             self.space = nn.Parameter(0.02 * torch.randn(k, settings.rep_dim))
             self.to_image = aligner(image[0], settings.rep_dim, image[1]) if settings.image_tokens else None
@@ -108,16 +109,10 @@ class RepresentationTokens(nn.Module):
 
     def forward(self) -> tuple[Tensor | None, Tensor | None]:
         """Tokens of the image and of the text tower; None where a tower has none."""
-        if self.kind == "shared":
-            return (
-                None if self.to_image is None else self.to_image(self.space),
-                None if self.to_text is None else self.to_text(self.space),
-            )
-        text = getattr(self, "text", None)
-        if self.kind == "text-to-image":
-            assert self.to_image is not None
-            return self.to_image(text), text
-        return getattr(self, "image", None), text
+        text = self.text if self.to_text is None else self.to_text(self.space)
+        if self.to_image is None:
+            return self.image, text
+        return self.to_image(self.space if self.kind == "shared" else text), text
 
 
 class MMRL(Method):

@@ -53,9 +53,8 @@ class ProVP(CosineMethod):
         super().__init__(clip, settings, classes)
         layers, width = clip.config.vision_layers, clip.config.vision_width
         bound = math.sqrt(6 / (3 * 14**2 + width))  # 14: the published constant, whatever the patch
-        self.tokens = nn.Parameter(
-            torch.empty(layers, self.settings.prompts, width).uniform_(-bound, bound)
-        )  # (L, M, v)
+        start = torch.empty(layers, self.settings.prompts, width).uniform_(-bound, bound)
+        self.tokens = nn.Parameter(start)  # (L, M, v)
 
     def image_features(self, images: Images) -> Float[Tensor, "batch dim"]:
         visual = self.clip.visual

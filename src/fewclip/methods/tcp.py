@@ -104,6 +104,5 @@ class TCP(CosineMethod):
 
     def loss(self, images: Images, labels: Labels) -> dict[str, Tensor]:
         out = super().loss(images, labels)
-        out["loss_ce"] = out["loss"]
-        out["loss_kg"] = self.settings.kg_weight * cosine_gap(out["text_features"], self._read[1])
-        return out | {"loss": out["loss_ce"] + out["loss_kg"]}
+        gap = self.settings.kg_weight * cosine_gap(out["text_features"], self._read[1])
+        return out | {"loss_ce": out["loss"], "loss_kg": gap, "loss": out["loss"] + gap}

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from fewclip.clip.model import CLIP
 from fewclip.clip.templates import SELECTED_TEMPLATES
 from fewclip.methods import frozen
-from fewclip.methods.base import SCALE, Examples, Images, Labels, Logits, Method, Seen, unit
+from fewclip.methods.base import SCALE, Examples, Images, Labels, Logits, unit
 from fewclip.methods.classes import ClassTexts
+from fewclip.methods.cosine import CosineMethod
 from fewclip.methods.settings import Count, Positive, Settings, Weight
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class TipAdapterSettings(Settings):
     """Values of β that are tried."""
 
 
-class TipAdapter(Method):
+class TipAdapter(CosineMethod):
     name = "tip-adapter"
     title = "Tip-Adapter"
     paper = "Zhang et al., ECCV 2022"
@@ -71,13 +72,10 @@ class TipAdapter(Method):
         self.found: Tensor
         self._val: tuple[Tensor, Tensor] | None = None
 
-    def text_features(self, texts: ClassTexts) -> Float[Tensor, "classes dim"]:
-        """W (C, d) of the template, or of the ensemble's sentences."""
+    def read(self, texts: ClassTexts) -> tuple[Tensor, Tensor]:
+        """W (C, d) of the template, or of the ensemble's sentences, and the training label of each class."""
         sentences = self.templates if self.settings.ensemble else (texts.template,)
-        return frozen.ensemble(self.clip, map(texts.prompts, sentences))
-
-    def prepare(self, texts: ClassTexts) -> None:
-        self._text = self.text_features(texts)
+        return frozen.ensemble(self.clip, map(texts.prompts, sentences)), texts.labels.to(self.clip.device)
 
     @torch.no_grad()
     def memorise(self, examples: Examples, val: Examples | None = None) -> None:
@@ -112,17 +110,23 @@ class TipAdapter(Method):
         values = (self.labels[:, None] == places).to(f)
         return torch.exp(-beta * (1 - f @ self.keys.T)) @ values
 
-    def logits(
-        self, f: Float[Tensor, "batch dim"], text: Float[Tensor, "classes dim"], beta: float, alpha: float
-    ) -> Logits:
-        """Of unit features, over the training classes in order."""
-        return SCALE * f @ text.T + alpha * self.votes(f, torch.arange(len(text), device=f.device), beta)
+    def blend(self, f: Float[Tensor, "batch dim"], w: tuple[Tensor, Tensor], beta: Any, alpha: Any) -> Logits:
+        """100·f Wᵀ and α times the votes, of unit features and what `read` returned."""
+        text, places = w
+        return SCALE * f @ text.T + alpha * self.votes(f, places, beta)
+
+    def logits(self, f: Float[Tensor, "batch dim"], w: tuple[Tensor, Tensor]) -> Logits:
+        """At the α and β that were chosen, or else set."""
+        given = self.found.new_tensor([self.settings.beta, self.settings.alpha])
+        beta, alpha = torch.where(self.found.isnan(), given, self.found).to(f).unbind()
+        return self.blend(f, w, beta, alpha)
 
     @torch.no_grad()
     def search(self, f: Float[Tensor, "batch dim"], labels: Labels) -> tuple[float, float]:
         """The first pair (β, α) of the grid with the highest accuracy; the upper ends are never reached, as published."""
         s = self.settings
-        plain, values = SCALE * f @ self._text.T, F.one_hot(self.labels, len(self._text)).to(f)
+        text = self._read[0]
+        plain, values = SCALE * f @ text.T, F.one_hot(self.labels, len(text)).to(f)
         affinity, best, found = f @ self.keys.T, -1, (s.beta, s.alpha)
         for i in range(s.beta_steps):
             beta = 0.1 + i * (s.beta_scale - 0.1) / s.beta_steps
@@ -136,19 +140,9 @@ class TipAdapter(Method):
 
     def loss(self, images: Images, labels: Labels) -> dict[str, Tensor]:
         """Cross-entropy at the α and β that were set."""
-        f = frozen.image_features(self.clip, images)
-        logits = self.logits(f, self._text, self.settings.beta, self.settings.alpha)
+        f = self.image_features(images)
+        logits = self.blend(f, self._read, self.settings.beta, self.settings.alpha)
         return {"image_features": f, "logits": logits, "loss": F.cross_entropy(logits, labels)}
-
-    def encode_classes(self, texts: ClassTexts) -> tuple[Tensor, Tensor]:
-        """W of the candidates, and the training label of each."""
-        return self.text_features(texts), texts.labels.to(self.clip.device)
-
-    def scores(self, images: Images, classes: tuple[Tensor, Tensor], seen: Seen) -> Logits:
-        f, (text, places) = frozen.image_features(self.clip, images), classes
-        given = self.found.new_tensor([self.settings.beta, self.settings.alpha])
-        beta, alpha = torch.where(self.found.isnan(), given, self.found).to(f).unbind()
-        return SCALE * f @ text.T + alpha * self.votes(f, places, beta)
 
 
 class TipAdapterF(TipAdapter):
@@ -157,7 +151,6 @@ class TipAdapterF(TipAdapter):
     trained = "the training images' stored features"
     parameters_b16 = "8,192 per class (16 shots)"
     train_settings: ClassVar[dict[str, Any]] = {
-        "optimizer": "adamw",
         "eps": 1e-4,
         "weight_decay": 0.01,
         "batch_size": 256,
