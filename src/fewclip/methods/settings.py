@@ -15,7 +15,7 @@ import difflib
 import functools
 import math
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -65,28 +65,21 @@ class Settings:
         Raises:
             SettingsError: a value of another type, not among the choices, or out of its range.
         """
-        for name, value in checked(type(self), {f.name: getattr(self, f.name) for f in fields(self)}).items():
-            object.__setattr__(self, name, value)
-
-
-def checked(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of some fields of a dataclass, numpy scalars as Python's numbers and lists as tuples.
-
-    Raises:
-        SettingsError: a value of another type, not among the choices, or out of its range.
-    """
-    hints = _hints(kind)
-    return {name: _checked(name, value, hints[name]) for name, value in values.items()}
+        hints = _hints(type(self))
+        for name in (field.name for field in fields(self)):
+            object.__setattr__(self, name, _checked(name, getattr(self, name), hints[name]))
 
 
 def _checked(name: str, value: Any, hint: Any) -> Any:
+    """The value of a field, numpy scalars as Python's numbers and lists as tuples."""
     if getattr(value, "ndim", None) == 0:
         value = value.item()
     if not fits(value, hint):
-        meant = suggestion(value, _choices(hint)) if isinstance(value, str) else ""
+        words = [part for part in _parts(hint) if isinstance(part, str)]
+        meant = suggestion(value, words) if isinstance(value, str) else ""
         raise SettingsError(f"{name} is {value!r}, but it must be {describe(hint)}{meant}.")
-    for limit in _ranges(hint) if isinstance(value, (int, float)) else ():
-        if not limit.holds(value):
+    for limit in _parts(hint):
+        if isinstance(limit, Range) and isinstance(value, (int, float)) and not limit.holds(value):
             raise SettingsError(f"{name} is {value!r}, but it must be {limit}.")
     return tuple(value) if isinstance(value, list) else value
 
@@ -145,19 +138,10 @@ def describe(hint: Any) -> str:
     return words.get(hint, str(hint))
 
 
-def _choices(hint: Any) -> list[str]:
-    """The words among which a value is chosen."""
+def _parts(hint: Any) -> list[Any]:
+    """The innermost parts of an annotated type: types, choices and ranges."""
     inner = get_args(hint)
-    if get_origin(hint) is Literal:
-        return [choice for choice in inner if isinstance(choice, str)]
-    return [choice for part in inner for choice in _choices(part)]
-
-
-def _ranges(hint: Any) -> list[Range]:
-    """The ranges of an annotated type, or of the parts of a union."""
-    if get_origin(hint) is Annotated:
-        return [limit for limit in hint.__metadata__ if isinstance(limit, Range)]
-    return [limit for part in get_args(hint) for limit in _ranges(part)]
+    return [part for one in inner for part in _parts(one)] if inner else [hint]
 
 
 @functools.cache
