@@ -16,7 +16,7 @@ import functools
 import math
 import types
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from fewclip.errors import SettingsError
@@ -65,9 +65,9 @@ class Settings:
         Raises:
             SettingsError: a value of another type, not among the choices, or out of its range.
         """
-        hints = _hints(type(self))
-        for name in (field.name for field in fields(self)):
-            object.__setattr__(self, name, _checked(name, getattr(self, name), hints[name]))
+        kind: type = type(self)
+        for name in self.__dataclass_fields__:
+            object.__setattr__(self, name, _checked(name, getattr(self, name), _hints(kind)[name]))
 
 
 def _checked(name: str, value: Any, hint: Any) -> Any:
