@@ -313,7 +313,7 @@ def test_the_backbone_that_an_adapter_names_is_only_read(saved: Path, tmp_path: 
         (str(tmp_path / "bare.pt"), "is a bare pickle"),
         (str(tmp_path / "a" / ".." / "evil.pt"), "asks to run"),
         ("/etc/passwd", "damaged"),
-        ("../..", "holds no"),
+        ("../..", "has no weights"),
     ):
         with pytest.raises(BackboneError, match=says) as caught:
             FewShotClassifier.load(written(saved, tmp_path / "a", {"backbone": name}))
