@@ -115,6 +115,7 @@ class Method(nn.Module, ABC):
         object.__setattr__(self, "clip", clip)  # beside the module, not in it
         self.settings = self.Settings() if settings is None else settings
         self.class_count = classes
+        self._chosen: dict[str, float] = {}
 
     # Before training
 
@@ -127,7 +128,7 @@ class Method(nn.Module, ABC):
     @property
     def chosen(self) -> dict[str, float]:
         """The settings that were chosen on validation images, by name; empty if there were none."""
-        return {}
+        return self._chosen
 
     # Training
 
@@ -181,11 +182,6 @@ class Method(nn.Module, ABC):
     def answers_new_with(cls, settings: Any) -> bool:
         """Whether it can score, under these settings, classes that it was not trained on."""
         return bool(cls.new_classes)
-
-    @property
-    def answers_new(self) -> bool:
-        """Whether it can score, with its settings, classes that it was not trained on."""
-        return self.answers_new_with(self.settings)
 
     def parameter_count(self) -> int:
         """How many numbers are trained."""

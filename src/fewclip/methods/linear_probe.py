@@ -57,7 +57,6 @@ class LinearProbe(Method):
         super().__init__(clip, settings, classes)
         self.weight = nn.Parameter(torch.zeros(classes, clip.config.embed_dim), requires_grad=False)  # W (C, d)
         self.bias = nn.Parameter(torch.zeros(classes), requires_grad=False)  # b (C,)
-        self._chosen: dict[str, float] = {}
 
     @torch.no_grad()
     def memorise(self, examples: Examples, val: Examples | None = None) -> None:
@@ -70,10 +69,6 @@ class LinearProbe(Method):
         weight, bias = coefficients(model)
         self.weight.copy_(weight)
         self.bias.copy_(bias)
-
-    @property
-    def chosen(self) -> dict[str, float]:
-        return self._chosen
 
     def regression(self, f: Float[Tensor, "n dim"], labels: Int[Tensor, " n"], c: float) -> Any:
         """scikit-learn's fitted model for one C.
