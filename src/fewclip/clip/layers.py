@@ -5,7 +5,7 @@ Parameter names are those of OpenAI's state dict.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -166,6 +166,4 @@ class Transformer(nn.Module):
 
     def layer(self, number: int) -> Block:
         """The layer of that number, counted from 1."""
-        block = self.resblocks[number - 1]
-        assert isinstance(block, Block)
-        return block
+        return cast("Block", self.resblocks[number - 1])

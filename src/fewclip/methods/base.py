@@ -64,8 +64,6 @@ class Examples(Protocol):
 
     labels: Int[Tensor, " images"]
     """The label of each image."""
-    classes: int
-    """How many classes there are."""
 
     def plain(self) -> Iterable[Tensor]:
         """All images as they are predicted, in order: batches of normalised pixels."""
@@ -186,9 +184,6 @@ class Method(nn.Module, ABC):
     def parameter_count(self) -> int:
         """How many numbers are trained."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
-
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        return self.loss(images, labels)
 
 
 def unit(x: Float[Tensor, "*n dim"]) -> Float[Tensor, "*n dim"]:

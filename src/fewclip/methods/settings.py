@@ -21,6 +21,9 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from fewclip.errors import SettingsError
 
+HUGE = 1e300
+"""Numbers are below, so finite, and whole ones not too large for a float."""
+
 
 class Range(NamedTuple):
     """Numbers from `low` to `high`; `above` and `below` exclude the ends."""
@@ -101,10 +104,8 @@ def fits(value: Any, hint: Any) -> bool:
         return any(type(value) is type(choice) and value == choice for choice in inner)
     if origin in (Union, types.UnionType):
         return any(fits(value, part) for part in inner)
-    if origin is tuple:
-        return isinstance(value, (list, tuple)) and all(fits(item, inner[0]) for item in value)
-    if origin is list:
-        return isinstance(value, list) and all(fits(item, inner[0]) for item in value)
+    if origin in (list, tuple):
+        return isinstance(value, (list, origin)) and all(fits(item, inner[0]) for item in value)
     if is_typeddict(hint):
         return isinstance(value, dict) and all(
             name in value and fits(value[name], t) for name, t in _hints(hint).items()
@@ -112,15 +113,10 @@ def fits(value: Any, hint: Any) -> bool:
     if origin is dict:
         return isinstance(value, dict) and all(fits(item, inner[1]) for item in value.values())
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and _moderate(value)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < HUGE
     if hint is int:
-        return type(value) is int and _moderate(value)
+        return type(value) is int and abs(value) < HUGE
     return type(value) is (type(None) if hint is None else hint)
-
-
-def _moderate(value: float) -> bool:
-    """Neither infinite nor too large for a float."""
-    return abs(value) < 1e300 and (isinstance(value, int) or math.isfinite(value))
 
 
 def describe(hint: Any) -> str:
