@@ -70,7 +70,7 @@ def test_fit_save_load_and_new_classes(
     again = FewShotClassifier.load(tmp_path / "a", backbone=backbone)
     torch.testing.assert_close(again.scores(images), scores, rtol=0, atol=0)
     for loaded in (classifier, again):
-        if loaded.adapter_.method.answers_new:
+        if loaded.adapter_.takes_new:
             mixed = loaded.scores(images, ["a zebra", "red"])
             assert mixed.shape == (12, 2)
             assert mixed.isfinite().all()

@@ -90,7 +90,7 @@ class Adapter:
     @property
     def takes_new(self) -> bool:
         """Whether it scores, with its settings, classes that it was not trained on."""
-        return self.method.answers_new
+        return self.method.answers_new_with(self.method.settings)
 
     # Predicting
 

@@ -55,8 +55,8 @@ def read_image(source: Source, *, max_pixels: int = MAX_PIXELS, formats: tuple[s
         return _guard(what, lambda: _decode(BytesIO(source), max_pixels, formats))
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        if not _is(path, os.path.isfile):
-            problem = "is a folder" if _is(path, os.path.isdir) else "does not exist"
+        if not os.path.isfile(path):  # false for a name that a file can't have, too, such as one with a NUL
+            problem = "is a folder" if os.path.isdir(path) else "does not exist"
             raise DataError(f"The image file {path} {problem}: give the path of an image.")
         return _guard(f"The image file {path}", lambda: _decode(path, max_pixels, formats))
     raise DataError(
@@ -72,22 +72,13 @@ def _guard(what: str, read: Callable[[], Image.Image]) -> Image.Image:
         raise type(error)(f"{what} {error}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLargeError(f"{what} is refused as a decompression bomb ({error}): make it smaller.") from error
-    except UnidentifiedImageError as error:
-        raise DataError(
-            f"{what} can't be read (not an image): it is damaged, truncated or of an unknown format."
-        ) from error
     except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
         reason = str(error).split("\n")[0] or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "not an image"
         raise DataError(
             f"{what} can't be read ({reason}): it is damaged, truncated or of an unknown format."
         ) from error
-
-
-def _is(path: Path, test: Callable[[Path], bool]) -> bool:
-    try:
-        return test(path)
-    except ValueError:  # a name that a file can't have, such as one with a NUL
-        return False
 
 
 def _decode(file: Path | BytesIO, max_pixels: int, formats: tuple[str, ...] | None) -> Image.Image:

@@ -166,9 +166,8 @@ def _is_missing(error: Exception) -> bool:
     """Whether the repository does not exist, or is hidden from this token (the hub answers 401 then)."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    if isinstance(error, GatedRepoError):
-        return False
-    return isinstance(error, RepositoryNotFoundError) or _status(error) == 401
+    unknown = isinstance(error, RepositoryNotFoundError) or _status(error) == 401
+    return unknown and not isinstance(error, GatedRepoError)
 
 
 def _status(error: Exception) -> int | None:

@@ -63,10 +63,7 @@ def load(name_or_path: str, *, quick_gelu: bool | None = None) -> CLIP:
         BackboneError: nothing is found there, it can't be read, or it is not a CLIP with a vision transformer.
     """
     name = str(name_or_path)
-    try:
-        path = Path(name).expanduser()
-    except RuntimeError:  # the home of a user that doesn't exist
-        path = Path(name)
+    path = Path(os.path.expanduser(name))  # unlike Path.expanduser, leaves the home of a user that doesn't exist
     # An embedded name comes first, then what is on disk; only then the hub is asked.
     try:
         if name in EMBEDDED:

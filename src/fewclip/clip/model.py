@@ -25,13 +25,13 @@ from fewclip.clip.config import Config
 from fewclip.clip.image_tower import ImageTower
 from fewclip.clip.layers import Block
 from fewclip.clip.preprocess import Preprocess
+from fewclip.clip.prompts import Prompts
 from fewclip.clip.text_tower import TextTower
 from fewclip.clip.tokens import Stem
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-    from fewclip.clip.prompts import Prompts
     from fewclip.clip.tokenizer import Tokenizer
 
 
@@ -92,7 +92,5 @@ class CLIP(TextTower):
 
     def encode_text(self, tokens: Int[Tensor, "classes length"] | Prompts) -> Float[Tensor, "classes dim"]:
         """Text features, not L2-normalised. The end-of-text token is the largest id of a row."""
-        from fewclip.clip.prompts import Prompts
-
         prompts = tokens if isinstance(tokens, Prompts) else Prompts.from_tokens(tokens)
         return self.text_features(Stem(1, self.embed_prompts(prompts)))

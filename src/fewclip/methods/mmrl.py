@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from fewclip.clip.model import CLIP
 from fewclip.clip.tokens import Insertion, Stem, TextTokens
 from fewclip.errors import SettingsError
-from fewclip.methods.base import SCALE, Method, cosine_gap, unit
+from fewclip.methods.base import SCALE, Images, Labels, Logits, Method, Seen, cosine_gap, unit
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.settings import Count, Settings, Share, Weight
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float
 
     from fewclip.clip.groups import TextGroups
 
@@ -98,6 +98,7 @@ class RepresentationTokens(nn.Module):
         super().__init__()
         k, kind = settings.rep_tokens, settings.space
         self.kind = kind
+        self.text = self.image = self.to_image = self.to_text = None
         if kind == "shared":
             self.space = nn.Parameter(0.02 * torch.randn(k, settings.rep_dim))
             self.to_image = aligner(image[0], settings.rep_dim, image[1]) if settings.image_tokens else None
@@ -117,16 +118,10 @@ class RepresentationTokens(nn.Module):
 
     def forward(self) -> tuple[Tensor | None, Tensor | None]:
         """Tokens of the image and of the text tower; None where a tower has none."""
-        if self.kind == "shared":
-            return (
-                None if self.to_image is None else self.to_image(self.space),
-                None if self.to_text is None else self.to_text(self.space),
-            )
-        text = getattr(self, "text", None)
-        if self.kind == "text-to-image":
-            assert self.to_image is not None
-            return self.to_image(text), text
-        return getattr(self, "image", None), text
+        text = self.text if self.to_text is None else self.to_text(self.space)
+        if self.to_image is None:
+            return self.image, text
+        return self.to_image(self.space if self.kind == "shared" else text), text
 
 
 class MMRL(Method):
@@ -186,7 +181,7 @@ class MMRL(Method):
         self._text_stem = self.text_stem(texts)
         self._frozen_text = self.text_features(self._text_stem, None)  # w0
 
-    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+    def loss(self, images: Images, labels: Labels) -> dict[str, Tensor]:
         """α·CE(ℓ_c) + (1-α)·CE(ℓ_r) + λ·R(f_c, f0) + λ·R(w, w0), docs/equations.md §4."""
         s = self.settings
         image_tokens, text_tokens = self.tokens()
@@ -207,12 +202,7 @@ class MMRL(Method):
     def encode_classes(self, texts: ClassTexts) -> Float[Tensor, "classes d"]:
         return self.text_features(self.text_stem(texts), self.tokens()[1])
 
-    def scores(
-        self,
-        images: Float[Tensor, "batch 3 height width"],
-        classes: Float[Tensor, "classes d"],
-        seen: Bool[Tensor, " classes"],
-    ) -> Float[Tensor, "batch classes"]:
+    def scores(self, images: Images, classes: Float[Tensor, "classes d"], seen: Seen) -> Logits:
         """Known classes by both features, new ones only by the class feature, docs/equations.md §5, in one set of logits.
 
         Training fixes the representation logits up to a constant, so beside those of the class feature they are on no

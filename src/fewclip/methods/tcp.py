@@ -17,7 +17,7 @@ from fewclip.clip.prompts import Prompts
 from fewclip.clip.tokens import Stem, TextTokens
 from fewclip.errors import SettingsError
 from fewclip.methods import frozen
-from fewclip.methods.base import cosine_gap, normal, unit
+from fewclip.methods.base import Images, Labels, cosine_gap, normal, unit
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import Slots, sentence
 from fewclip.methods.coop import coop_training
@@ -25,7 +25,7 @@ from fewclip.methods.cosine import CosineMethod
 from fewclip.methods.settings import Count, Range, Settings, Weight
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
 
 CLASS_TOKENS = 4
 
@@ -102,8 +102,7 @@ class TCP(CosineMethod):
 
         return unit(slots.fill(self.context).features(run, self.clip.kept))
 
-    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+    def loss(self, images: Images, labels: Labels) -> dict[str, Tensor]:
         out = super().loss(images, labels)
-        out["loss_ce"] = out["loss"]
-        out["loss_kg"] = self.settings.kg_weight * cosine_gap(out["text_features"], self._read[1])
-        return out | {"loss": out["loss_ce"] + out["loss_kg"]}
+        gap = self.settings.kg_weight * cosine_gap(out["text_features"], self._read[1])
+        return out | {"loss_ce": out["loss"], "loss_kg": gap, "loss": out["loss"] + gap}

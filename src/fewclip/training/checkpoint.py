@@ -114,10 +114,6 @@ class Progress:
     seconds: float = 0.0
     history: list[EpochLog] = field(default_factory=list)
 
-    def at_start_of(self, epoch: int) -> bool:
-        """Whether that epoch is next and no step of it is done."""
-        return (self.epoch, self.step) == (epoch, 0)
-
     def end_epoch(self, lr: float) -> None:
         """Record the epoch, whose last step had that learning rate, and begin the next."""
         self.history.append({"epoch": self.epoch, "lr": lr, "loss": self.loss_sum / max(1, self.step)})

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fewclip.errors import SettingsError
-from fewclip.methods import find, make_settings
+from fewclip.methods import find
 from fewclip.methods.settings import Count, Positive, Range, Settings, Weight, Whole, suggestion
 
 
@@ -123,9 +123,8 @@ def split_settings(method: str, values: Mapping[str, Any]) -> tuple[TrainSetting
                 f"{', '.join(known) or 'none'}. Settings of training: {', '.join(sorted(training))}."
             )
     given = {name: value for name, value in values.items() if name in training}
-    return TrainSettings(**published_training(method) | given), make_settings(
-        method, {name: value for name, value in values.items() if name in known}
-    )
+    own = {name: value for name, value in values.items() if name in known}
+    return TrainSettings(**published_training(method) | given), find(method).Settings(**own)
 
 
 def published_training(method: str) -> dict[str, Any]:
