@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from fewclip.bench.presets import HALVES, TRANSFER
 from fewclip.bench.rows import Row
 from fewclip.report import ablations, costs, layouts, published
-from fewclip.report.collect import Entry, Group, Scope, collect
-from fewclip.report.layouts import half_averages, target_average
+from fewclip.report.collect import Entry, Group, collect
+from fewclip.report.layouts import averages, marks
 from fewclip.report.mistakes import confusions
 from fewclip.report.names import dataset_title, is_reference, method_title, protocol_title
-from fewclip.report.scores import Score, average, over_seeds
 from fewclip.report.tables import Cell, Line, Table, cell, mark_columns
 
 TITLE = "Few-shot adaptation of a frozen CLIP"
@@ -30,10 +29,6 @@ class Section:
     tables: tuple[Table, ...]
     confusions: tuple[tuple[str, Table], ...] = ()
     """By data set."""
-
-    @property
-    def scope(self) -> Scope:
-        return self.group.scope
 
 
 @dataclass(frozen=True)
@@ -102,8 +97,8 @@ def _headline(groups: Sequence[Group]) -> str:
     for whole in groups:
         shared = tuple(d for d in whole.datasets if all(whole.rows(e, d) for e in whole.entries))
         group = replace(whole, datasets=shared or whole.datasets)
-        name, _ = costs.headline(group, group.entries[0])
-        scores = {e: s for e in group.entries if (s := costs.headline(group, e)[1]) is not None}
+        name = costs.headline(group)
+        scores = {e: s for e in group.entries if (s := averages(group, e)[-1]) is not None}
         most = max((s.datasets for s in scores.values()), default=0)
         scores = {e: s for e, s in scores.items() if s.datasets == most}
         if not scores:
@@ -189,18 +184,15 @@ def _summary(backbone: str, preset: str, groups: Sequence[Group]) -> Table:
         columns += names
         sets = len(group.datasets) - (group.scope.protocol in TRANSFER)
         for entry in entries:
-            scores = _averages(group, entry)
+            scores = averages(group, entry)
             whole = [1] * (len(scores) - 1) + [sets] if group.scope.protocol in TRANSFER else [sets] * len(scores)
             cells[entry] += [cell(s, group.expected(entry), n) for s, n in zip(scores, whole, strict=True)]
     lines = mark_columns([Line(e.label, tuple(cells[e])) for e in entries])
     sizes = [next((c for g in groups if (c := costs.cost(g, e).parameters) is not None), None) for e in entries]
     lines = [Line(x.label, (*x.cells, Cell(n, digits=0))) for x, n in zip(lines, sizes, strict=True)]
-    notes = [
+    notes = (
         "Averages over data sets, in per cent, mean ± standard deviation over seeds. Best in bold. HM: harmonic mean."
-    ]
-    shown = [c for line in lines for c in line.cells]
-    notes += [layouts.FEWER] if any(c.note and not c.partial for c in shown) else []
-    notes += [layouts.PARTIAL] if any(c.partial for c in shown) else []
+    )
     return Table(
         "summary",
         f"At a glance: {backbone}, {preset} settings",
@@ -208,7 +200,7 @@ def _summary(backbone: str, preset: str, groups: Sequence[Group]) -> Table:
         (*columns, "Parameters"),
         tuple(lines),
         (*spans, ("Trained", 1)),
-        tuple(notes),
+        (notes, *marks(lines)),
     )
 
 
@@ -218,14 +210,6 @@ def _columns(group: Group) -> list[str]:
     if group.scope.protocol in TRANSFER:
         return [dataset_title(group.scope.source or ""), "Targets"]
     return [layouts.shots_title(max(group.shots))]
-
-
-def _averages(group: Group, entry: Entry) -> list[Score | None]:
-    if group.scope.protocol in HALVES:
-        return half_averages(group, entry)
-    if group.scope.protocol in TRANSFER:
-        return [over_seeds(group.values(entry, group.scope.source or "", "all")), target_average(group, entry)]
-    return [average(group.each(entry, "all", max(group.shots)))]
 
 
 def _failed(rows: Sequence[Row]) -> Table | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from fewclip.bench.protocols import PROTOCOLS
 from fewclip.bench.rows import Row, read_rows
 from fewclip.errors import DataError
 from fewclip.report.names import dataset_order, method_order, method_title, slug
-from fewclip.report.scores import BySeed, number
+from fewclip.report.scores import BySeed, Score, average, average_harmonic, number
 
 MOST_SHOTS = 1_000_000
 FIXED = ("zero-shot",)
@@ -66,6 +66,11 @@ class Group:
     slots: Mapping[Slot, Mapping[int, Row]]
 
     @property
+    def targets(self) -> list[str]:
+        """The data sets that were not trained on."""
+        return [d for d in self.datasets if d != self.scope.source]
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(sorted({seed for rows in self.slots.values() for seed in rows}))
 
@@ -75,9 +80,23 @@ class Group:
         rows = self.slots.get((entry, dataset, split, shots), {})
         return {seed: value for seed, row in sorted(rows.items()) if (value := number(row.get(measure))) is not None}
 
-    def each(self, entry: Entry, split: str, shots: int = 0, measure: str = "accuracy") -> list[BySeed]:
-        """`values` of every data set."""
-        return [self.values(entry, dataset, split, shots, measure) for dataset in self.datasets]
+    def score(
+        self,
+        entry: Entry,
+        split: str,
+        shots: int = 0,
+        measure: str = "accuracy",
+        *,
+        datasets: Sequence[str] | None = None,
+    ) -> Score | None:
+        """The average over data sets, by default all. The split "hm" is the harmonic mean of base and novel."""
+
+        def each(split: str) -> list[BySeed]:
+            return [
+                self.values(entry, d, split, shots, measure) for d in (self.datasets if datasets is None else datasets)
+            ]
+
+        return average_harmonic(each("base"), each("novel")) if split == "hm" else average(each(split))
 
     def rows(self, entry: Entry, dataset: str | None = None) -> list[Row]:
         return [
@@ -191,17 +210,13 @@ def _scope(row: Row) -> Scope:
 def _join_without_shots(by_scope: dict[Scope, list[Row]]) -> None:
     """Methods that use no training image are shown beside all others of the same conditions."""
     for scope in [s for s, rows in by_scope.items() if all(row["method"] in FIXED for row in rows)]:
-        hosts = [s for s in by_scope if s != scope and _but_shots(s) == _but_shots(scope)]
+        hosts = [s for s in by_scope if s != scope and replace(s, shots=scope.shots) == scope]
         hosts = [s for s in hosts if any(row["method"] not in FIXED for row in by_scope[s])]
         for host in hosts:
             if not any(row["method"] in FIXED for row in by_scope[host]):
                 by_scope[host] += by_scope[scope]
         if hosts:
             del by_scope[scope]
-
-
-def _but_shots(scope: Scope) -> tuple[Any, ...]:
-    return scope.protocol, scope.backbone, scope.preset, scope.source, scope.ablation
 
 
 def _group(scope: Scope, rows: list[Row]) -> Group:

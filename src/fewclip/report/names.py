@@ -42,13 +42,16 @@ def dataset_key(title: str) -> str:
 
 
 def method_order(name: str) -> tuple[int, str]:
-    known = list(METHODS)
-    return (known.index(name) if name in known else len(known), name)
+    return _place(name, list(METHODS))
 
 
 def dataset_order(name: str) -> tuple[int, str]:
-    known = list(BENCHMARKS)
-    return (known.index(name) if name in known else len(known), name)
+    return _place(name, list(BENCHMARKS))
+
+
+def _place(name: str, known: list[str]) -> tuple[int, str]:
+    """Known names in their order, then the others by the alphabet."""
+    return known.index(name) if name in known else len(known), name
 
 
 def is_reference(backbone: str) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from fewclip.files.markdown import markdown_table
 from fewclip.report.build import Report, Section
-from fewclip.report.tables import MISSING, Cell, Table
+from fewclip.report.tables import Cell, Table
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>#|~$&])")
 _LATEX = {
@@ -112,7 +112,7 @@ def comma_separated(report: Report) -> str:
          "value", "sd", "text", "best", "lacks")
     )  # fmt: skip
     for heading, section, tables in sections(report):
-        scope = section.scope if section else None
+        scope = section.group.scope if section else None
         where = (
             [scope.protocol, scope.ablation, scope.backbone, scope.preset, scope.shots, scope.source]
             if scope
@@ -142,7 +142,7 @@ def _harmless(value: object) -> object:
 def _cell(cell: Cell, escape: Callable[[str], str], bold: str, plus_minus: str) -> str:
     shown = cell.shown
     if cell.value is None:
-        return escape(shown) if shown != MISSING else escape(MISSING)
+        return escape(shown)
     shown = escape(shown) if escape is tex else shown
     shown = bold.format(shown) if cell.best else shown
     shown += plus_minus + cell.spread if cell.spread else ""
