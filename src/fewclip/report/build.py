@@ -75,13 +75,9 @@ def _section(group: Group) -> Section:
     conditions += [f"{layouts.shots_title(scope.shots or 0).lower()} per class"] if scope.protocol != "few-shot" else []
     conditions += [f"trained on {dataset_title(scope.source)}"] if scope.source else []
     if scope.ablation is not None:
+        title = f"Ablation: {ablations.title(scope.ablation).lower()}"
         conditions.insert(0, protocol_title(scope.protocol))
-        return Section(
-            f"Ablation: {ablations.title(scope.ablation).lower()}",
-            ", ".join(conditions),
-            group,
-            tuple(ablations.tables(group)),
-        )
+        return Section(title, ", ".join(conditions), group, tuple(ablations.tables(group)))
     tables = [*layouts.tables(group), published.comparison(group), layouts.calibration(group), costs.table(group)]
     return Section(
         protocol_title(scope.protocol),
@@ -213,19 +209,15 @@ def _columns(group: Group) -> list[str]:
 
 
 def _failed(rows: Sequence[Row]) -> Table | None:
-    lines = [
-        Line(
-            str(row["run"]),
-            tuple(
-                Cell(text=str(row.get(name) if row.get(name) is not None else ""))
-                for name in ("protocol", "method", "source", "seed", "error")
-            ),
-        )
-        for row in rows
-        if row["status"] != "done"
-    ]
+    columns = {"Protocol": "protocol", "Method": "method", "Data set": "source", "Seed": "seed", "Error": "error"}
+    lines = []
+    for row in rows:
+        if row["status"] != "done":
+            values = (row.get(name) for name in columns.values())
+            lines.append(Line(str(row["run"]), tuple(Cell(text="" if v is None else str(v)) for v in values)))
     if not lines:
         return None
-    columns = ("Protocol", "Method", "Data set", "Seed", "Error")
     notes = ("The same bench command runs them again.",)
-    return Table("failed", "Failed runs", "Run", columns, tuple(lines), notes=notes, text_columns=(0, 1, 2, 3, 4))
+    return Table(
+        "failed", "Failed runs", "Run", tuple(columns), tuple(lines), notes=notes, text_columns=(0, 1, 2, 3, 4)
+    )

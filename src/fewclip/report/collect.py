@@ -223,7 +223,7 @@ def _group(scope: Scope, rows: list[Row]) -> Group:
     details = _details(rows)
     slots: dict[Slot, dict[int, Row]] = defaultdict(dict)
     for row in sorted(rows, key=lambda row: str(row.get("finished"))):  # of two with the same place, the later counts
-        entry = Entry(str(row["method"]), _variant(row), details.get(id(row), ""))
+        entry = Entry(str(row["method"]), _variant(row), details[id(row)])
         slots[(entry, str(row["dataset"]), str(row["split"]), _shots(row))][int(row["seed"])] = row
     entries = {slot[0]: None for slot in slots}
     return Group(
@@ -257,10 +257,8 @@ def _details(rows: list[Row]) -> dict[int, str]:
                 differing[twins[0]["method"]].add(name)
     details = {}
     for row in rows:
-        names = sorted(differing[row["method"]])
-        if names:
-            flat_row = _flat(row)
-            details[id(row)] = ", ".join(f"{name} {flat_row.get(name)}" for name in names[:4])
+        names, settings = sorted(differing[row["method"]])[:4], _flat(row)
+        details[id(row)] = ", ".join(f"{name} {settings.get(name)}" for name in names)
     return details
 
 

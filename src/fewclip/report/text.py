@@ -107,17 +107,11 @@ def comma_separated(report: Report) -> str:
     """One line a number, of all tables: for a spreadsheet or a program."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        ("section", "protocol", "ablation", "backbone", "preset", "shots", "source", "table", "group", "line", "column",
-         "value", "sd", "text", "best", "lacks")
-    )  # fmt: skip
+    conditions = ("protocol", "ablation", "backbone", "preset", "shots", "source")
+    place = ("table", "group", "line", "column")
+    writer.writerow(("section", *conditions, *place, "value", "sd", "text", "best", "lacks"))
     for heading, section, tables in sections(report):
-        scope = section.group.scope if section else None
-        where = (
-            [scope.protocol, scope.ablation, scope.backbone, scope.preset, scope.shots, scope.source]
-            if scope
-            else [None] * 6
-        )
+        where = [getattr(section.group.scope, name) if section else None for name in conditions]
         for table in tables:
             for line in table.lines:
                 for name, c in zip(table.headings(), line.cells, strict=True):
