@@ -7,10 +7,11 @@ import csv
 import pytest
 from results import halves, row
 
+from fewclip.bench.run import dataset_key
 from fewclip.methods import METHODS
 from fewclip.report import published
 from fewclip.report.collect import collect
-from fewclip.report.names import PUBLISHED_AS, dataset_key
+from fewclip.report.names import PUBLISHED_AS
 
 OURS = {
     "CLIP": "zero-shot", "Linear probe CLIP": "linear-probe", "CoOp": "coop", "CoCoOp": "cocoop", "ProDA": "proda",

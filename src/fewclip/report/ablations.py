@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fewclip.bench.presets import HALVES
+from fewclip.bench.presets.rules import HALVES
 from fewclip.report import published
 from fewclip.report.collect import Entry, Group
 from fewclip.report.layouts import averages, marks

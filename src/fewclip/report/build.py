@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fewclip.bench.presets import HALVES, TRANSFER
+from fewclip.bench.presets.rules import HALVES, TRANSFER
 from fewclip.bench.rows import Row
 from fewclip.report import ablations, costs, layouts, published
 from fewclip.report.collect import Entry, Group, collect

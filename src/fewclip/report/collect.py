@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fewclip.bench.presets import TRANSFER
+from fewclip.bench.presets.rules import TRANSFER
 from fewclip.bench.protocols import PROTOCOLS
 from fewclip.bench.rows import Row, read_rows
 from fewclip.errors import DataError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import NamedTuple
 
-from fewclip.bench.presets import HALVES, TRANSFER
+from fewclip.bench.presets.rules import HALVES, TRANSFER
 from fewclip.report import published
 from fewclip.report.collect import Entry, Group
 from fewclip.report.names import is_reference

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from fewclip.bench.presets import HALVES, TRANSFER
+from fewclip.bench.presets.rules import HALVES, TRANSFER
 from fewclip.report.collect import Entry, Group
 from fewclip.report.names import dataset_title
 from fewclip.report.scores import Score

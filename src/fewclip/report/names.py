@@ -6,7 +6,7 @@ import re
 from pathlib import PurePath
 
 from fewclip.bench.protocols import PROTOCOLS
-from fewclip.data.benchmarks.table import BENCHMARKS, named
+from fewclip.data.benchmarks.table import BENCHMARKS
 from fewclip.methods import METHODS
 
 PUBLISHED_AS = {kind.title: name for name, kind in METHODS.items()} | {
@@ -33,12 +33,6 @@ def dataset_title(name: str) -> str:
     if name in BENCHMARKS:
         return BENCHMARKS[name].title
     return "/".join(PurePath(name).parts[-2:]) if PurePath(name).is_absolute() else name
-
-
-def dataset_key(title: str) -> str:
-    """The key of a published table's data set."""
-    benchmark = named(title)
-    return benchmark.key if benchmark else title
 
 
 def method_order(name: str) -> tuple[int, str]:

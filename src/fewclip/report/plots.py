@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from fewclip.bench.presets import HALVES
+from fewclip.bench.presets.rules import HALVES
 from fewclip.report.collect import Entry, Group
 from fewclip.report.costs import cost, headline
 from fewclip.report.drawing import MUTED, PAPER, RULE, Look, Plot, label_points, plot, printable, spread

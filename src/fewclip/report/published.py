@@ -9,9 +9,10 @@ from functools import cache
 from pathlib import Path
 
 from fewclip.bench.evaluation import harmonic_mean
+from fewclip.bench.run import dataset_key
 from fewclip.report.collect import Entry, Group
 from fewclip.report.layouts import shots_title
-from fewclip.report.names import PUBLISHED_AS, dataset_key, dataset_title, is_reference
+from fewclip.report.names import PUBLISHED_AS, dataset_title, is_reference
 from fewclip.report.scores import Score
 from fewclip.report.tables import Cell, Line, Table, only_columns
 
