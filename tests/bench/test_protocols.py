@@ -278,7 +278,7 @@ def test_a_context_for_each_class_is_not_asked_for_new_ones() -> None:
     own: dict[str, Any] = {"datasets": ("dtd",), "seeds": (1,), "settings": {"class_specific": True}}
     assert {"coop", "kgcoop", "prograd"}.isdisjoint({run.method for run in plan(methods=("all",), **own)})
     assert "coop" in {run.method for run in plan(protocols=("few-shot",), methods=("all",), **own)}
-    with pytest.raises(SettingsError, match="coop says nothing of classes"):
+    with pytest.raises(SettingsError, match="coop does not score classes"):
         plan(methods=("coop",), **own)
 
 
