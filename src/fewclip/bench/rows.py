@@ -166,6 +166,7 @@ def read_rows(place: str | Path) -> list[Row]:
         path /= ROWS
     if not os.path.isfile(path):
         raise DataError(f"There are no results at {path}: make some with `fewclip bench … --out {Path(place)}`.")
+    # A run may have been tried several times: each attempt begins with its first row.
     attempts: dict[str, list[list[Row]]] = {}
     try:
         lines = read_bytes(path, LARGEST).split(b"\n")
@@ -187,6 +188,7 @@ def read_rows(place: str | Path) -> list[Row]:
         if part == 1 or not tries:
             tries.append([])
         tries[-1].append(row)
+    # An attempt counts if all its rows are there, a failed one only if none succeeded.
     kept: list[Row] = []
     for tries in attempts.values():
         complete = [rows for rows in tries if [row["row"] for row in rows] == list(range(1, len(rows) + 1))]
@@ -212,6 +214,7 @@ def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         make_folder(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
+            # What a kill left of a row goes first; then all rows are written at once, or none.
             size, missing = _whole_lines(descriptor)
             data = missing + text.encode(errors="backslashreplace")
             os.ftruncate(descriptor, size)

@@ -91,6 +91,7 @@ def _section(group: Group) -> Section:
 def _headline(groups: Sequence[Group]) -> str:
     """The best method of the first protocol, in one sentence: over the data sets that all methods have, if any."""
     for whole in groups:
+        # A method that was tested on easier data sets only would win, so those count that every method was tested on.
         shared = tuple(d for d in whole.datasets if all(whole.rows(e, d) for e in whole.entries))
         group = replace(whole, datasets=shared or whole.datasets)
         name = costs.headline(group)
@@ -104,6 +105,7 @@ def _headline(groups: Sequence[Group]) -> str:
         where = f"{protocol_title(group.scope.protocol, short=True)}, {sets}"
         sentence = f"{where}: {best.label} {'is best with' if len(scores) > 1 else 'has'} {scores[best].mean:.1f} %"
         sentence += f" ({name if name == 'HM' else name[0].lower() + name[1:]})"
+        # The gain over zero-shot is that of the rounded numbers, which a reader can check in the table.
         zero = next((e for e in scores if e.method == "zero-shot" and e != best), None)
         if zero is None:
             return sentence + "."
@@ -173,17 +175,20 @@ def _summary(backbone: str, preset: str, groups: Sequence[Group]) -> Table:
     for group in groups:
         names = _columns(group)
         title = protocol_title(group.scope.protocol, short=True)
+        # Groups of one protocol differ in their shots, or in what was trained on.
         twins = [g for g in groups if g.scope.protocol == group.scope.protocol]
         if len(twins) > 1:
             title += f", {group.scope.source or ''} {layouts.shots_title(group.scope.shots or 0).lower()}"
         spans.append((title, len(names)))
         columns += names
+        # How many data sets each average should be over: in transfer the source is alone, and the targets are the others.
         sets = len(group.datasets) - (group.scope.protocol in TRANSFER)
         for entry in entries:
             scores = averages(group, entry)
             whole = [1] * (len(scores) - 1) + [sets] if group.scope.protocol in TRANSFER else [sets] * len(scores)
             cells[entry] += [cell(s, group.expected(entry), n) for s, n in zip(scores, whole, strict=True)]
     lines = mark_columns([Line(e.label, tuple(cells[e])) for e in entries])
+    # A method has the same size wherever it was measured, so the first group that has it is enough.
     sizes = [next((c for g in groups if (c := costs.cost(g, e).parameters) is not None), None) for e in entries]
     lines = [Line(x.label, (*x.cells, Cell(n, digits=0))) for x, n in zip(lines, sizes, strict=True)]
     notes = (

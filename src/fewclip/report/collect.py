@@ -249,6 +249,7 @@ def _details(rows: list[Row]) -> dict[int, str]:
     slots: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
         slots[(row["method"], _variant(row), row["dataset"], row["split"], _shots(row), row["seed"])].append(row)
+    # Two rows in one place are of the same run repeated, or of runs under other settings: those that differ name them.
     differing: dict[str, set[str]] = defaultdict(set)
     for twins in slots.values():
         flat = [_flat(row) for row in twins]

@@ -96,6 +96,7 @@ def sheet(group: Group, dataset: str, thumbnail: Thumbnail) -> Sheet | None:
     seed, known = _examples(group, dataset)
     if not known:
         return None
+    # Images that tell methods apart say most; of the others, those first that the most methods have an answer for.
     pictures = [Picture(key, truth, tuple(guesses)) for (key, truth), guesses in known.items()]
     alike = sorted((p for p in pictures if not p.differs), key=lambda p: -len(p.guesses))
     chosen = {

@@ -69,6 +69,7 @@ def comparison(group: Group) -> Table | None:
         kinds = [("Base", "base", 0), ("Novel", "novel", 0), ("HM", "hm", 0)]
     else:
         kinds = [("Accuracy", "accuracy", 0)]
+    # One line for each data set that both have a number of, then their average, method by method.
     lines = []
     for entry in group.entries:
         if entry.variant:
@@ -87,6 +88,7 @@ def comparison(group: Group) -> Table | None:
         if len(targets) > 1:
             pairs = [_averages(group, entry, targets, c, s) for _, c, s in kinds]
             lines.append(Line(f"Average of these {len(targets)}", _triples(pairs, fixed), entry.label, total=True))
+    # A kind that was published for no method, such as 2 shots, is left out.
     kept = [i for i in range(len(kinds)) if any(line.cells[3 * i + 1].value is not None for line in lines)]
     if not kept:
         return None
