@@ -62,8 +62,7 @@ def _curve(title: str, scores: Mapping[Entry, Sequence[tuple[int, Score | None]]
                 xs, ys, look.dashes, color=look.colour, marker=look.marker, markeredgecolor=PAPER, markeredgewidth=0.7
             )
         axes.set_xticks(list(place.values()), [str(s or "all") for s in shots])
-        axes.set_xlabel("shots per class")
-        axes.set_ylabel("accuracy, %")
+        axes.set(xlabel="shots per class", ylabel="accuracy, %")
         axes.margins(x=0.04, y=0.1)
         low, high = axes.get_ylim()
         ends = [points[-1] for points in lines.values()]
