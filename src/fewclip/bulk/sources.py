@@ -212,13 +212,14 @@ def _ends(name: str, endings: Iterable[str]) -> bool:
 def stamp(piece: Piece) -> list[Any]:
     """Sizes and times of the files that a piece is read from; None for absent ones."""
     if isinstance(piece, Files):
-        return [_stat(os.path.join(piece.base, name)) for name in piece.names]
-    return [_stat(piece.tar if isinstance(piece, Members) else piece.file)]
+        return [size_and_time(os.path.join(piece.base, name)) for name in piece.names]
+    return [size_and_time(piece.tar if isinstance(piece, Members) else piece.file)]
 
 
-def _stat(path: str) -> tuple[int, int] | None:
+def size_and_time(path: str | Path) -> list[int] | None:
+    """Bytes and time of the last change, by which a changed file is known; None for an absent one."""
     try:
         about = os.stat(path)
     except (OSError, ValueError):
         return None
-    return about.st_size, about.st_mtime_ns
+    return [about.st_size, about.st_mtime_ns]

@@ -10,15 +10,10 @@ from typing import Annotated, Any
 
 import tyro
 
+from fewclip.cli.listing import List
 from fewclip.cli.table import print_table
 
 SPLITS = ("train", "val", "test")
-
-
-@dataclass(frozen=True, kw_only=True)
-class List:
-    json: bool = False
-    """Print JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +49,7 @@ def data(arguments: list[str]) -> int:
     return status
 
 
-def list_sets(options: Annotated[List, tyro.conf.arg(name="")] = List()) -> int:
+def list_sets(options: Annotated[List, tyro.conf.arg(name="")] = List()) -> int:  # noqa: B008 - frozen
     """The embedded and the published data sets, with their sizes."""
     rows = [*_embedded(), *_published()]
     if options.json:
