@@ -61,9 +61,7 @@ class ProDA(CosineMethod):
             raise SettingsError(f"prompt_batch is {s.prompt_batch}, but the pool has only {s.pool} contexts.")
         self.context = normal(s.pool, s.context_tokens, clip.config.text_width)  # (P, n, d_t)
         quarter = s.pool // 4
-        self.positions: list[Position] = [
-            "front" if i < quarter else "middle" if i < 2 * quarter else "end" for i in range(s.pool)
-        ]
+        self.positions: list[Position] = ["front"] * quarter + ["middle"] * quarter + ["end"] * (s.pool - 2 * quarter)
         self.batch = list(range(s.prompt_batch))
 
     def prompts(self, texts: ClassTexts) -> Prompts:
