@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from fewclip.adapters.config import TrainingSummary
 from fewclip.clip.model import CLIP
 from fewclip.clip.templates import find_template
 from fewclip.data.dataset import Dataset
-from fewclip.data.labels import LabelsLike, class_name, read_label
+from fewclip.data.labels import LabelsLike, brief, class_name, read_label
 from fewclip.data.names import check_names, key, match
 from fewclip.data.read import Data, paired, read_data
 from fewclip.data.validation import held_out
@@ -49,7 +49,7 @@ class FewShotClassifier(Estimator):
             (for MMRL: rep_tokens, alpha, reg_weight, …).
 
     Attributes:
-        adapter_: what was learnt, after `fit` or `load`: an `Adapter`.
+        adapter_: what was learned, after `fit` or `load`: an `Adapter`.
         classes_: labels of all classes that `predict` chooses from: an array of trained ones, sorted if they were given
             as labels, then of added ones. Text, or int64 where labels were whole numbers.
 
@@ -71,7 +71,7 @@ class FewShotClassifier(Estimator):
         **unsupported: Any,
     ) -> FewShotClassifier:
         """Train, and return the classifier itself. Whatever stops it (a mistake, a damaged image, Ctrl-C) leaves the
-        classifier as it was: not fitted, or with what it had learnt before.
+        classifier as it was: not fitted, or with what it had learned before.
 
         Args:
             data: a folder with one folder per class, a CSV file, the name of an embedded or published data set, a `Dataset`,
@@ -91,12 +91,13 @@ class FewShotClassifier(Estimator):
             OutputError: the checkpoint can't be written.
         """
         refuse(unsupported)
+        self._check()  # attributes may have been assigned
         settings, method_settings = split_settings(self.method, self._settings)
+        processes = Processes(self.device)
         if val is not None:
             check_chooses(self.method)
         dataset = self._picked(self._read(data, labels), settings.seed)
         checks = None if val is None else held_out(self._read(val, None, "val"), dataset)
-        processes = Processes(self.device)
         clip = frozen(self.backbone, processes.device)
         template = find_template(self.template or dataset.template or "photo")
         trained = fit(
@@ -162,7 +163,7 @@ class FewShotClassifier(Estimator):
         return np.array(adapter.numbers, np.int64) if adapter.numbers else np.array(adapter.classes)
 
     def add_classes(self, names: LabelsLike) -> FewShotClassifier:
-        """Let `predict` choose from further classes too, recognised from their names only.
+        """Add candidate classes, recognised from their names only.
 
         Where labels are whole numbers, a further class is a number (named by `class_names`), or a name, which gets the
         next free number.
@@ -184,6 +185,8 @@ class FewShotClassifier(Estimator):
         """Classes as the caller names them."""
         if isinstance(given, str):
             given = [given]
+        if not isinstance(given, Iterable) or getattr(given, "ndim", 1) != 1:
+            raise DataError(f"The classes are {brief(given)}: expected a list of names or of whole numbers.")
         labels = [read_label(label, f"Class {place}") for place, label in enumerate(given)]
         for label in labels:
             if not (isinstance(label, str) or self._fitted().numbers):
@@ -222,8 +225,8 @@ class FewShotClassifier(Estimator):
         if classes is None:
             labels = self.classes_
         else:
-            given = self._labels(classes)
-            labels = np.array(given, dtype=None if len({type(label) for label in given}) == 1 else object)
+            classes = self._labels(classes)
+            labels = np.array(classes, dtype=None if len({type(label) for label in classes}) == 1 else object)
         return labels[self.scores(images, classes).argmax(dim=-1).numpy()]
 
     def scores(self, images: Any, classes: LabelsLike | None = None) -> Float[Tensor, "images classes"]:

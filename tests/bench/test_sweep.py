@@ -185,7 +185,9 @@ def test_a_checkpoint_of_other_settings_is_trained_anew_and_said(
     capsys.readouterr()
     rows = sweep(runs, where, here, quiet=True)
     assert found(rows) == found(expected)
-    note = "trained from the start, because its checkpoint is of an unfinished run with another training settings"
+    note = (
+        "trained from the start, because its checkpoint belongs to an unfinished run that differs in training settings"
+    )
     assert [row["note"] for row in rows] == [note, note, None, None]
     assert capsys.readouterr().err == f"{runs[0].name}: {note}.\n"
     assert not list(Path(where.out, "unfinished").iterdir())
@@ -421,6 +423,12 @@ def test_the_command_lists_without_running(tmp_path: Path, capsys: pytest.Captur
             ["few-shot", "--datasets", "icons", "--methods", "mmrl", "--set", "alpha=much"],
             "alpha is 'much', but it must be",
         ),
+        (
+            ["few-shot", "--datasets", "icons", "--methods", "proda", "--set", "pool=2"],
+            "prompt_batch is 4, but the pool has only 2",
+        ),
+        (["few-shot", "--datasets", "icons", "--seeds", str(2**63)], f"seed is {2**63}, but it must be"),
+        (["few-shot", "--datasets", "icons", "--template", "cat"], "The template 'cat' should hold {} once"),
         (["few-shot", "--datasets", "icons", "--seeds", ","], "seeds is empty"),
         (["few-shot", "--datasets", "icons", "--methods", ","], "methods is empty"),
         (["", "--datasets", "icons"], "protocols is empty"),

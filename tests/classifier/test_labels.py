@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +95,7 @@ def test_anything_else_is_refused(backbone: CLIP, images: list[Image.Image], lab
 
 def test_other_mistakes_with_labels(backbone: CLIP, images: list[Image.Image]) -> None:
     wrong: list[tuple[Any, str]] = [
-        ("red", "The labels are 'red': expected one label for each image"),
+        ("red", "The labels are 'red': expected one label per image"),
         (7, "The labels are 7"),
         (NUMBERS[1:], "12 images were given with 11 labels"),
         (["red", *NUMBERS[1:]], r"mix text \('red'\) and whole numbers \(10\)"),
@@ -145,7 +147,7 @@ def test_candidates_and_further_classes(backbone: CLIP, images: list[Image.Image
         with pytest.raises(kind, match=says):
             classifier.add_classes(wrong)
         assert classifier.classes_.tolist() == before
-    with pytest.raises(PromptError, match="label 10 is that of a class that is there already"):
+    with pytest.raises(PromptError, match="label 10 already belongs to another class"):
         classifier.set_params(class_names={10: "ten"}).adapter_.add_classes(["ten"], [10])
     text = probe(backbone).fit(pairs)
     with pytest.raises(DataError, match="A class is given as 0, but this classifier was fitted with text labels"):
@@ -174,3 +176,52 @@ def test_parts_of_a_data_set_keep_the_labels(images: list[Image.Image]) -> None:
     assert data.few_shot(2, 1).numbers == (2, 10, 30)
     assert data.only(["30", "2"]).numbers == (30, 2)
     assert data.only(["30", "99"]).numbers == ()
+
+
+@pytest.mark.parametrize(
+    ("data", "labels", "says"),
+    [
+        (None, None, "The data is None: expected a folder"),
+        (3, None, "The data is 3: expected a folder"),
+        (None, ["a", "b"], "Labels were given with None: expected a list of images"),
+        (Image.new("RGB", (9, 9)), ["a", "b"], "Labels were given with <PIL.Image.Image"),
+        ("photos", ["a", "b"], "Labels were given with 'photos': expected a list of images"),
+        ([1, 2], np.array("a"), "The labels are array('a'"),
+        ([1, 2], {"a", "b"}, "The labels are {"),
+        ([1, 2], {"a": 1, "b": 2}, "The labels are {"),
+    ],
+)
+def test_what_is_no_list(backbone: CLIP, data: Any, labels: Any, says: str) -> None:
+    with pytest.raises(DataError, match=re.escape(says)):
+        probe(backbone).fit(data, labels)
+
+
+def test_a_table_is_read_by_rows(backbone: CLIP, images: list[Image.Image]) -> None:
+    class Table:  # such as a DataFrame, which iterates over the names of its columns
+        def __init__(self, values: np.ndarray) -> None:
+            self.values = values
+
+        def __len__(self) -> int:
+            return len(self.values)
+
+        def __iter__(self) -> Iterator[str]:
+            return iter([f"column {i}" for i in range(len(self.values[0]))])
+
+        def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+            return self.values
+
+    for columns in (1, 12):
+        with pytest.raises(DataError, match=r"^Label 0 is array\(.* for a column y\.ravel\(\)\.$"):
+            probe(backbone).fit(images, Table(np.full((12, columns), "a")))  # type: ignore[arg-type]
+
+
+def test_candidates_from_a_generator(backbone: CLIP, images: list[Image.Image]) -> None:
+    for labels in (NUMBERS, [f"class {number}" for number in NUMBERS]):
+        fitted = probe(backbone).fit(images, labels)
+        assert fitted.predict(images, (label for label in fitted.classes_)).tolist() == list(labels)  # type: ignore[arg-type]
+        for nothing in (3, None, np.array(3), torch.tensor(3)):
+            with pytest.raises(DataError, match="The classes are .*: expected a list of names or of whole numbers"):
+                fitted.add_classes(nothing)  # type: ignore[arg-type]
+    for nothing in (None, 3):
+        with pytest.raises(DataError, match="An image was given as (NoneType|int)"):
+            fitted.predict(nothing)

@@ -53,6 +53,21 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("plot", {"words": "a photo"}, "words is 'a photo', but it must be a tuple, each item text."),
     ("proda", {"context_tokens": 0}, "context_tokens is 0, but it must be at least 1."),
     ("mmlr", {}, "There is no method 'mmlr' (did you mean 'mmrl'?)"),
+    ("mmrl", {"seed": 2**63}, f"seed is {2**63}, but it must be between "),
+    ("mmrl", {"lr": 1e39}, "lr is 1e+39, but it must be a finite number."),
+    # several that don't fit each other
+    ("mmrl", {"image_tokens": False, "text_tokens": False}, "image_tokens and text_tokens are both off"),
+    ("mmrlpp", {"image_tokens": False, "text_tokens": False}, "image_tokens and text_tokens are both off"),
+    ("mmrl", {"space": "text-to-image", "image_tokens": False}, "space 'text-to-image' needs both"),
+    ("mmrl", {"space": "text-to-image", "text_tokens": False}, "space 'text-to-image' needs both"),
+    ("proda", {"pool": 3}, "prompt_batch is 4, but the pool has only 3 contexts."),
+    ("plot", {"words": ()}, "words is empty"),
+    ("clip-lora", {"projections": ""}, "projections is '', but it must be letters of qkvo"),
+    ("clip-lora", {"projections": "qx"}, "projections is 'qx', but it must be letters of qkvo"),
+    ("clip-lora", {"projections": "qq"}, "projections is 'qq', but it must be letters of qkvo, each once"),
+    ("clip-lora", {"layers": ()}, "layers is (), but layers are counted from 1"),
+    ("clip-lora", {"layers": [2, 0]}, "layers is (2, 0), but layers are counted from 1"),
+    ("mma", {"first_layer": 0}, "first_layer is 0, but layers are counted from 1"),
 ]
 
 

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fewclip import FewShotClassifier
+from fewclip.adapters.adapter import Adapter
 from fewclip.clip.model import CLIP
 from fewclip.errors import DataError, NotFittedError, PromptError, SettingsError
 from fewclip.methods.mmrl import MMRL
@@ -178,3 +180,43 @@ def test_failed_add_classes_add_none(classifier: FewShotClassifier, pairs: Pairs
             classifier.add_classes(names)
         assert classifier.classes_.tolist() == ["blue", "green", "red"]
         np.testing.assert_array_equal(classifier.predict_proba(images), before)
+
+
+def test_settings_are_attributes(classifier: FewShotClassifier, pairs: Pairs) -> None:
+    """As of any estimator: what is assigned counts, and is checked by the next fit."""
+    assert classifier.rep_dim == 8  # type: ignore[attr-defined]
+    classifier.alpha = 0.4  # type: ignore[attr-defined]
+    assert classifier.get_params()["alpha"] == 0.4
+    assert "alpha=0.4" in repr(classifier)
+    fitted = classifier.fit(pairs).adapter_
+    assert fitted.method.settings.alpha == 0.4
+    for name, value in (("alpha", 3), ("alfa", 0.3), ("shots", "2"), ("backbone", 3), ("method", "mmlr")):
+        wrong = FewShotClassifier.of(fitted)
+        setattr(wrong, name, value)
+        with pytest.raises(SettingsError, match=name if name != "method" else "mmlr"):
+            wrong.fit(pairs)
+        assert wrong.adapter_ is fitted
+
+
+def test_an_adapter_alone(classifier: FewShotClassifier, pairs: Pairs, images: list[Any], tmp_path: Path) -> None:
+    numbers = {"blue": 2, "green": 10, "red": 30}
+    classifier.fit([(image, numbers[name]) for image, name in pairs]).save(tmp_path / "a")
+    state = torch.get_rng_state()
+    adapter = Adapter.load(tmp_path / "a", backbone=classifier.backbone)
+    other = adapter.with_settings(alpha=0.2)
+    assert torch.equal(torch.get_rng_state(), state)  # the caller's random numbers
+    # A template is a preset or a sentence with a place, here too.
+    expected = adapter.scores(images, template="a photo of a {}, a type of pet.")
+    torch.testing.assert_close(adapter.scores(images, template="pet"), expected)
+    with pytest.raises(PromptError, match="should hold {} once"):
+        adapter.scores(images, template="no place")
+    assert adapter.scores(images, "teal").shape == (12, 1)  # one name is not its letters
+    # That equal names were allowed once does not allow them later.
+    assert adapter.scores(images, ["a", "a"], repeats=True).shape == (12, 2)
+    with pytest.raises(PromptError, match="same prompt"):
+        adapter.scores(images, ["a", "a"])
+    for labels in ([5], [5, 5], [5, 30]):
+        with pytest.raises((DataError, PromptError), match="label"):
+            other.add_classes(["teal", "pink"], labels)
+        assert (other.classes, other.numbers) == (["2", "10", "30"], [2, 10, 30])
+    assert other.add_classes(["teal", "pink"], [5, 7]).numbers == [2, 10, 30, 5, 7]

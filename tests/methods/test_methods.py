@@ -252,7 +252,7 @@ def test_validation_images_are_not_trained_on(backbone: CLIP, photos: Path) -> N
 
 @pytest.mark.parametrize("name", [name for name in METHODS if not METHODS[name].chooses])
 def test_validation_images_without_a_use_are_refused(backbone: CLIP, pairs: Pairs, name: str) -> None:
-    with pytest.raises(SettingsError, match=rf"{name} chooses nothing by validation images.*linear-probe \(C\)"):
+    with pytest.raises(SettingsError, match=rf"{name} does not use validation images.*linear-probe \(C\)"):
         make(backbone, name).fit(pairs, val=pairs)
 
 

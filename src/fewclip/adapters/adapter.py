@@ -1,9 +1,10 @@
-"""An Adapter: what was learnt, with the frozen CLIP that it was learnt on. It is complete, or it does not exist."""
+"""An Adapter: what was learned, with the frozen CLIP that it was learned on. It is complete, or it does not exist."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from copy import copy
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,11 +12,12 @@ import torch
 from torch import Tensor
 
 from fewclip.adapters.checks import build, check_settings
-from fewclip.adapters.config import AdapterConfig, TrainingSummary
+from fewclip.adapters.config import AdapterConfig, TrainingSummary, known
 from fewclip.adapters.disk import save_adapter
 from fewclip.adapters.hub import open_adapter
 from fewclip.clip.load import fingerprint
 from fewclip.clip.model import CLIP
+from fewclip.clip.templates import find_template
 from fewclip.data.batches import pixel_batches
 from fewclip.data.names import check_names, key
 from fewclip.errors import AdapterError, DataError, PromptError, SettingsError
@@ -73,7 +75,7 @@ class Adapter:
         self.trained_classes, self.added_classes, self.numbers = list(classes), list(added_classes), list(numbers)
         self.training = training or TrainingSummary()
         self.train_keys, self.weights_sha256 = list(train_keys), weights_sha256
-        self._last: tuple[tuple[list[str], str, bool], Candidates] | None = None
+        self._last: tuple[tuple[list[str], str, bool, bool], Candidates] | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -82,7 +84,7 @@ class Adapter:
 
     @property
     def parameters(self) -> int:
-        """How many numbers it holds."""
+        """The number of trained parameters."""
         return sum(p.numel() for p in self.method.parameters())
 
     @property
@@ -102,19 +104,19 @@ class Adapter:
         unseen: bool = False,
         repeats: bool = False,
     ) -> Float[Tensor, "images classes"]:
-        """Logits in float32, on the CPU; softmax makes them probabilities.
+        """Logits in float32, on the CPU; their softmax is the probabilities.
 
         Args:
             images: one image or many: paths, PIL images, arrays (height, width, 3), tensors, encoded bytes.
             classes: the candidates, by default all of `classes`. Trained and new names may mix; their order is kept.
-            template: the sentence for these classes, by default that of training.
+            template: the sentence for these classes, or a preset, by default that of training.
             unseen: score every class as a new one, as the papers do on other data sets, where a name may mean
                 another thing.
             repeats: candidates may have equal names.
 
         Raises:
             DataError: an image can't be read, or there is no candidate.
-            PromptError: a name that makes no prompt, or two that make the same.
+            PromptError: a name or template that makes no prompt, or two names that make the same.
             SettingsError: a new name, where the method knows only the trained classes.
         """
         candidates = self.candidates(classes, template=template, unseen=unseen, repeats=repeats)
@@ -140,33 +142,35 @@ class Adapter:
     ) -> Candidates:
         """The classes to choose from, encoded; for those that decode images themselves, such as a server. Arguments and
         errors as `scores`."""
-        names, sentence = self.classes if classes is None else list(classes), template or self.template
-        asked = (names, sentence, unseen)
-        if self._last is not None and self._last[0] == asked:
-            return self._last[1]
+        names = self.classes if classes is None else [classes] if isinstance(classes, str) else list(classes)
+        sentence = self.template if template is None else find_template(template)
+        asked, last = (names, sentence, unseen, repeats), self._last
+        if last is not None and last[0] == asked:
+            return last[1]
         if not names:
             raise DataError("classes is empty: give at least one class name.")
         check_names(names, where="classes", repeats=repeats or names == self.classes)
         # On another data set a name may mean another thing, so with `unseen` none counts as trained.
         trained = [] if unseen else self.trained_classes
-        known = {key(name) for name in trained}
-        seen = torch.tensor([key(name) in known for name in names])
-        self._check_new([name for name in names if key(name) not in known])
+        keys = {key(name) for name in trained}
+        seen = torch.tensor([key(name) in keys for name in names])
+        self._check_new([name for name in names if key(name) not in keys])
         texts = ClassTexts(names, sentence, self.clip.tokenizer, self.clip.config.context_length, trained=trained)
-        encoded = self.method.encode_classes(texts)
-        self._last = (asked, Candidates(encoded, seen.to(self.clip.device)))
-        return self._last[1]
+        found = Candidates(self.method.encode_classes(texts), seen.to(self.clip.device))
+        self._last = (asked, found)
+        return found
 
     # Changing
 
     def add_classes(self, names: Sequence[str], numbers: Sequence[int] = ()) -> Adapter:
-        """Choose from further classes too, recognised from their names only; returns the adapter itself.
+        """Add candidate classes, recognised from their names only; returns the adapter itself.
 
         Where labels are whole numbers, `numbers` are those of the new classes, by default the next free ones.
 
         Raises:
             PromptError: a name that makes no prompt, or the name or number of a class that is there already. No class is
                 added then.
+            DataError: not one label for each class.
             SettingsError: the method does not score classes that it was not trained on.
         """
         names = [names] if isinstance(names, str) else list(names)
@@ -178,13 +182,18 @@ class Adapter:
         if self.numbers:
             free = max(self.numbers) + 1
             numbers = list(numbers or range(free, free + len(names)))
+            if len(numbers) != len(names):
+                raise DataError(
+                    f"{len(names)} classes were given with {len(numbers)} labels: give one label per class."
+                )
             for number in numbers:
-                if number in self.numbers:
-                    raise PromptError(f"The label {number} is that of a class that is there already: give another one.")
+                if (self.numbers + numbers).count(number) > 1:
+                    raise PromptError(f"The label {number} already belongs to another class: give a different one.")
             self.numbers = self.numbers + numbers
         self.added_classes = self.added_classes + names
         return self
 
+    @torch.random.fork_rng(devices=[])  # making a method draws numbers: not the caller's
     def with_settings(self, **settings: Any) -> Adapter:
         """An adapter with the same trained tensors and other settings of the method, such as another β.
 
@@ -198,23 +207,19 @@ class Adapter:
         try:
             method.load_state_dict(self.method.state_dict())
         except RuntimeError as error:
-            raise SettingsError(f"What {name} learnt does not fit the settings {settings}: fit anew.") from error
-        return Adapter(
-            self.clip,
-            method.to(self.clip.device),
-            self.trained_classes,
-            template=self.template,
-            added_classes=self.added_classes,
-            numbers=self.numbers,
-            training=self.training,
-            train_keys=self.train_keys,
-        )
+            raise SettingsError(
+                f"The trained tensors of {name} do not fit the settings {settings}: fit again."
+            ) from error
+        other = copy(self)
+        other.method = method.to(self.clip.device).eval().requires_grad_(False)
+        other.weights_sha256, other._last = "", None
+        return other
 
     # Keeping
 
     @property
     def config(self) -> AdapterConfig:
-        """What adapter_config.json says of it."""
+        """The content of its adapter_config.json."""
         return AdapterConfig(
             method=self.method.name,
             settings=asdict(self.method.settings),
@@ -238,6 +243,7 @@ class Adapter:
         self.weights_sha256 = save_adapter(folder, self.config, dict(self.method.state_dict()))
 
     @classmethod
+    @torch.random.fork_rng(devices=[])
     def load(
         cls,
         name: str | Path,
@@ -249,7 +255,7 @@ class Adapter:
     ) -> Adapter:
         """Read a folder, or `user/name` (also `user/name@revision`) on the Hugging Face hub.
 
-        A local folder goes before a repository of the same name. `backbone` says where its backbone is now, if not under
+        A local folder takes precedence over a repository of the same name. `backbone`: where its backbone is now, if not under
         the name it had. `revision` is a branch, a tag or a commit; `token` by default what huggingface_hub finds
         (HF_TOKEN, `hf auth login`). Without a network the hub's cache is used. Settings of a newer version that this one
         doesn't know are left out.
@@ -261,20 +267,20 @@ class Adapter:
         _, config, tensors = open_adapter(name, revision, token, own_backbone=backbone is None)
         kind = find(config.method)
         try:
-            check_settings(TrainSettings, _fields_of(TrainSettings, config.training.settings))
-            check_settings(kind.Settings, own := _fields_of(kind.Settings, config.settings))
+            check_settings(TrainSettings, trained := known(TrainSettings, config.training.settings))
+            check_settings(kind.Settings, settings := known(kind.Settings, config.settings))
         except AdapterError as error:
             raise _unusable(name, error) from None
         clip = frozen(config.backbone if backbone is None else backbone, Processes(device).device)
-        found = fingerprint(clip)
-        if found != config.backbone_fingerprint:
+        actual = fingerprint(clip)
+        if actual != config.backbone_fingerprint:
             raise AdapterError(
-                f"{name} was made on the backbone {config.backbone!r} (fingerprint {config.backbone_fingerprint[:12]}), but "
-                f"{clip.name or 'the one given'} is a different one (fingerprint {found[:12]}): load it with the backbone "
-                "that it was made on."
+                f"{name} was trained on the backbone {config.backbone!r} (fingerprint {config.backbone_fingerprint[:12]}), but "
+                f"{clip.name or 'the one given'} is a different one (fingerprint {actual[:12]}): load it with the backbone "
+                "that it was trained on."
             )
         try:
-            method = build(kind, clip, make_settings(config.method, own), tensors, len(config.classes))
+            method = build(kind, clip, make_settings(config.method, settings), tensors, len(config.classes))
         except (AdapterError, SettingsError) as error:
             raise _unusable(name, error) from error
         return cls(
@@ -284,7 +290,7 @@ class Adapter:
             template=config.template,
             added_classes=config.added_classes,
             numbers=config.labels,
-            training=replace(config.training, settings=_fields_of(TrainSettings, config.training.settings)),
+            training=replace(config.training, settings=trained),
             train_keys=config.train_keys,
             weights_sha256=config.weights_sha256,
         )
@@ -307,10 +313,5 @@ def frozen(backbone: str | CLIP, device: torch.device) -> CLIP:
     return clip.to(device).requires_grad_(False).eval()
 
 
-def _fields_of(kind: type, values: dict[str, Any]) -> dict[str, Any]:
-    known = {f.name for f in fields(kind)}
-    return {name: value for name, value in values.items() if name in known}
-
-
 def _unusable(name: str | Path, error: Exception) -> AdapterError:
-    return AdapterError(f"{name} can't be used ({error}): copy the adapter again, or fit anew.")
+    return AdapterError(f"{name} can't be used ({error}): copy the adapter again, or fit again.")

@@ -85,7 +85,7 @@ def _decode(file: Path | BytesIO, max_pixels: int, formats: tuple[str, ...] | No
     with Image.open(file, formats=_known(FORMATS if formats is None else formats)) as image:
         _checked(image, max_pixels)  # the header is read, no pixel is decoded yet
         if image.format in ("JPEG", "MPO") and _many_scans(file):
-            raise DataError(f"is a JPEG of more than {MAX_SCANS} scans: save it anew.")
+            raise DataError(f"is a JPEG of more than {MAX_SCANS} scans: save it again.")
         image.load()
         rgb = _upright_rgb(image)
         return rgb.copy() if rgb is image else rgb  # a copy, so that the file is closed
@@ -176,7 +176,7 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
         low, high = float(array.min()), float(array.max())
         if not (low >= -1e-3 and high <= 1 + 1e-3):  # written so that NaN fails, too
             raise DataError(
-                f"is of floats from {low:g} to {high:g}; expected 0 to 1: undo a normalisation, or give uint8."
+                f"has floats from {low:g} to {high:g}; expected 0 to 1: undo a normalisation, or give uint8."
             )
         array = _to_bytes(array)
     elif array.dtype.kind == "u" and array.dtype.itemsize == 2:
@@ -184,7 +184,7 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
     elif array.dtype == np.bool_:
         array = array * np.uint8(255)
     elif array.dtype != np.uint8:
-        raise DataError(f"is of {array.dtype}; expected uint8, uint16, or floats in 0 to 1.")
+        raise DataError(f"has the type {array.dtype}; expected uint8, uint16, or floats in 0 to 1.")
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     return _upright_rgb(Image.fromarray(np.ascontiguousarray(array)))

@@ -249,7 +249,7 @@ def open_clip(config: dict[str, Any]) -> Facts:
 
 
 def _demand(options: dict[str, Any], wanted: dict[str, tuple[Any, ...]], file: str) -> None:
-    """Refuses an option whose value changes what is computed. Absent, None, False or empty is always right."""
+    """Refuse an option whose value changes what is computed. Absent, None, False or empty is always right."""
     for name, values in wanted.items():
         given = options.get(name)
         if given and given not in values:

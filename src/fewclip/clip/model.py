@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class CLIP(TextTower):
-    """A text tower that can see. OpenAI's state dict keeps the text tower at its root and the image tower in `visual`.
+    """CLIP, laid out as OpenAI's state dict: the text tower is the root, the image tower is `visual`.
 
     `preprocess` and `tokenizer` come with a checkpoint (`from_pretrained`); a CLIP made from a bare `Config` preprocesses
     as OpenAI's do and has no tokenizer. `name` is what was loaded.

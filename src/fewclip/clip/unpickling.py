@@ -124,7 +124,7 @@ class _TensorUnpickler(pickle._Unpickler):
         return self.archive.read(entry)
 
     def find_class(self, module: str, name: str) -> Any:
-        # Made anew for each file: a pickle can set attributes on what it is given.
+        # Made for each file: a pickle can set attributes on what it is given.
         if module.partition(".")[0] == "__torch__":
             return type(name, (_Module,), {})
         if module == "torch":
@@ -151,7 +151,7 @@ class _TensorUnpickler(pickle._Unpickler):
         return allowed[f"{module}.{name}"]
 
     def load_bytearray8(self) -> None:
-        raise pickle.UnpicklingError("it holds a bytearray, for which room is made before it is read")
+        raise pickle.UnpicklingError("it contains a bytearray, whose memory would be reserved before it is read")
 
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
     dispatch[pickle.BUILD[0]] = _changing(pickle.BUILD, -2, _Module, _Hooks)

@@ -200,7 +200,7 @@ def pixel_batches(images: Any, preprocess: Preprocess, size: int) -> Iterator[Fl
 
 def _many(images: Any) -> Iterable[Any]:
     """Many images from one or many; an array or tensor of four dimensions is many."""
-    if isinstance(images, (str, bytes, os.PathLike)) or hasattr(images, "convert"):
+    if isinstance(images, (str, bytes, os.PathLike)) or not isinstance(images, Iterable):
         return [images]
     if isinstance(images, np.ndarray) and images.dtype.kind in "OUS":  # an array of paths or of images
         return images.tolist()

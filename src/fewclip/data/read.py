@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from torch import Tensor
 
 from fewclip.data.benchmarks.readers import ROOT_VARIABLE, find_folder, read_benchmark
 from fewclip.data.benchmarks.table import BENCHMARKS, TABLE, named
@@ -49,6 +50,8 @@ def read_data(
     if is_hub_table(data):
         return read_hub_table(data, split)
     if not isinstance(data, (str, os.PathLike)):
+        if not isinstance(data, Iterable):
+            raise DataError(f"The data is {brief(data)}: expected a folder, or pairs of an image and its class name.")
         return from_pairs(list(cast("Iterable[Any]", data)), class_names=class_names)
     if isinstance(data, str) and data in EMBEDDED:
         return read_embedded(data, split)
@@ -90,13 +93,16 @@ def paired(images: Iterable[Any], labels: Any) -> list[tuple[Any, Any]]:
     Raises:
         DataError: not one label for each image.
     """
-    if hasattr(labels, "__array__") and not hasattr(labels, "__len__"):
-        labels = np.asarray(labels)
-    if isinstance(labels, (str, bytes)) or not hasattr(labels, "__len__"):
+    if isinstance(images, (str, bytes, os.PathLike)) or not isinstance(images, Iterable):
+        raise DataError(f"Labels were given with {brief(images)}: expected a list of images, one for each label.")
+    if hasattr(labels, "__array__") and not isinstance(labels, Tensor):
+        labels = np.asanyarray(labels)  # rows, not columns, of a table
+    no_list = isinstance(labels, (str, bytes, Mapping, Set)) or not hasattr(labels, "__len__")
+    if no_list or getattr(labels, "ndim", 1) == 0:
         raise DataError(f"The labels are {brief(labels)}: expected one label for each image.")
     images, labels = list(images), list(labels)
     if len(images) != len(labels):
-        raise DataError(f"{len(images)} images were given with {len(labels)} labels: expected one label an image.")
+        raise DataError(f"{len(images)} images were given with {len(labels)} labels: expected one label per image.")
     return list(zip(images, labels, strict=True))
 
 

@@ -24,7 +24,7 @@ def own_validation(read: Callable[[str], Dataset]) -> Dataset:
             continue  # there is no such split
         if set(val.keys) & set(other.keys):
             raise DataError(
-                f"{val.name} has no separate validation images, its val split contains images of its {split} split: give a "
+                f"{val.name} has no separate validation images: its val split contains images of its {split} split: give a "
                 "folder of other images."
             )
     return val
@@ -42,7 +42,7 @@ def held_out(val: Dataset, train: Dataset) -> Dataset:
     if not len(kept):
         raise DataError(
             f"{val.name} has no image of the classes {some(train.classes)} "
-            "that is not trained on, so no setting can be chosen with it: give labelled images of the same classes."
+            "that is not trained on, so no setting can be chosen: give labelled images of the same classes."
         )
     return kept
 

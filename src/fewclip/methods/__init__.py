@@ -81,7 +81,7 @@ def check_chooses(name: str) -> None:
     """
     if not find(name).chooses:
         those = ", ".join(f"{method.name} ({method.chooses})" for method in KINDS if method.chooses)
-        raise SettingsError(f"{name} chooses nothing by validation images, only these do: {those}. Leave val out.")
+        raise SettingsError(f"{name} does not use validation images, only these methods do: {those}. Leave val out.")
 
 
 def make_settings(name: str, values: dict[str, Any]) -> Any:

@@ -84,7 +84,7 @@ class Method(nn.Module, ABC):
     trained: ClassVar[str]
     """What is trained, in a few words, for the table of methods."""
     parameters_b16: ClassVar[str] = ""
-    """How many numbers that is on ViT-B/16 with default settings; tests/methods/test_parameters.py counts them."""
+    """How many parameters that is on ViT-B/16 with default settings; tests/methods/test_parameters.py counts them."""
     new_classes: ClassVar[str]
     """How it scores classes that it was not trained on, in a few words; empty if it can't."""
     Settings: ClassVar[type]
@@ -182,7 +182,7 @@ class Method(nn.Module, ABC):
         return bool(cls.new_classes)
 
     def parameter_count(self) -> int:
-        """How many numbers are trained."""
+        """How many parameters are trained."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
 

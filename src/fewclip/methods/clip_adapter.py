@@ -28,7 +28,7 @@ class CLIPAdapterSettings(Settings):
     ratio: Share = 0.2
     """r: share of the adapter's output in the image feature."""
     reduction: Count = 4
-    """How much narrower than the joint space the bottleneck is."""
+    """Factor by which the bottleneck is narrower than the joint space."""
 
 
 class CLIPAdapter(CosineMethod):

@@ -44,9 +44,19 @@ class CLIPLoRASettings(Settings):
     layers: Literal["all", "bottom", "mid", "up", "half-bottom", "half-up", "top3"] | tuple[int, ...] = "all"
     """Which layers of a tower: all, a third, a half, the last three, or numbers counted from 1."""
     towers: Literal["both", "image", "text"] = "both"
-    """Which towers."""
+    """Which towers are updated."""
     dropout: Annotated[float, Range(0, 1, below=True)] = 0.25
     """Share of an update's inputs that is dropped in training."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        letters = set(self.projections)
+        if not letters or letters - set(PLACES) or len(letters) < len(self.projections):
+            raise SettingsError(
+                f"projections is {self.projections!r}, but it must be letters of qkvo, each once, such as qkv."
+            )
+        if not isinstance(self.layers, str) and min(self.layers, default=0) < 1:
+            raise SettingsError(f"layers is {self.layers}, but layers are counted from 1: give at least one.")
 
 
 class Updates(nn.Module):
@@ -85,8 +95,6 @@ class CLIPLoRA(CosineMethod):
     def __init__(self, clip: CLIP, settings: CLIPLoRASettings | None = None, classes: int = 0) -> None:
         super().__init__(clip, settings, classes)
         s, config = self.settings, clip.config
-        if not s.projections or set(s.projections) - set(PLACES):
-            raise SettingsError(f"projections is {s.projections!r}, but it must be letters of qkvo, such as qkv.")
         count = len(s.projections)
         self.places = [PLACES[letter] for letter in s.projections]
         self.image, self.text = None, None
@@ -142,10 +150,10 @@ def chosen(which: str | Sequence[int], depth: int) -> list[int]:
     """The layers of that name, counted from 1.
 
     Raises:
-        SettingsError: numbers that are not layers.
+        SettingsError: a number beyond the last layer.
     """
     if not isinstance(which, str):
-        if not which or not all(1 <= number <= depth for number in which):
+        if max(which) > depth:
             raise SettingsError(f"layers is {tuple(which)}, but this backbone's layers are 1 to {depth}.")
         return sorted(which)
     third, half = depth // 3, depth // 2

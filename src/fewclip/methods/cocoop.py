@@ -35,7 +35,7 @@ class CoCoOpSettings(Settings):
     words: str = "a photo of a"
     """Words whose embeddings they start from, if there are at least M; else they start from N(0, 0.02²)."""
     reduction: Count = 16
-    """How much narrower than the joint space the network's middle is."""
+    """Factor by which the network's hidden layer is narrower than the joint space."""
 
 
 class CoCoOp(CosineMethod):

@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class LinearProbeSettings(Settings):
     c: Positive = 1.0
-    """C: weight of the data against the size of W, unless validation images choose it."""
+    """C: inverse strength of the L2 penalty on W, unless validation images choose it."""
     rounds: Whole = 8
-    """Rounds of the search after the grid."""
+    """Rounds of the search for C after the grid."""
     max_iter: Count = 1000
-    """Most iterations per fit."""
+    """Maximum number of iterations per fit."""
     tolerance: Positive = 1e-4
-    """Where a fit stops; the published choice of C depends on it."""
+    """Tolerance at which the solver stops; the published choice of C depends on it."""
 
 
 class LinearProbe(Method):
@@ -94,7 +94,7 @@ class LinearProbe(Method):
         truth: Int[Tensor, " m"],
         seen: Callable[[float, Any, float], None] | None = None,
     ) -> Any:
-        """The model that the published search ends with. `seen` is told of every fit: C, model, validation accuracy."""
+        """The model that the published search ends with. `seen` is called after every fit: C, model, validation accuracy."""
 
         def accuracy(c: float) -> tuple[float, Any]:
             model = self.regression(f, labels, c)

@@ -36,9 +36,14 @@ class MMASettings(Settings):
     last_layer: Count | None = None
     """Last layer with an adapter. By default the tower's last."""
     bottleneck: Count = 32
-    """r: width of the adapters' middle."""
+    """r: width of the bottleneck."""
     scale: Positive = 0.001
     """α: what the adapters' output is multiplied by."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.first_layer == 0:
+            raise SettingsError("first_layer is 0, but layers are counted from 1, or from the end if negative.")
 
 
 class Ends(nn.Module):

@@ -35,7 +35,7 @@ class MMRLSettings(Settings):
     rep_tokens: Count = 5
     """K: representation tokens per layer."""
     first_layer: Count | None = None
-    """J: first layer that sees them, counted from 1. By default the middle of each tower (6 of 12)."""
+    """J: first layer that receives them, counted from 1. By default the middle of each tower (6 of 12)."""
     rep_dim: Count = 512
     """d_r: width of the shared representation space."""
     alpha: Share = 0.7
@@ -43,13 +43,13 @@ class MMRLSettings(Settings):
     reg_weight: Weight = 1.0
     """λ: how strongly class and text features are held to those of frozen CLIP."""
     regulariser: Literal["cosine", "l1", "mse"] = "cosine"
-    """What holds them: 1 - cosine, or the mean absolute or squared difference of the unit features (Table 9)."""
+    """Distance that λ weights: 1 - cosine, or the mean absolute or squared difference of unit features (Table 9)."""
     fusion: Literal["logits", "probabilities"] = "logits"
-    """Known classes: mix the logits, as the published code does, or the probabilities, as the paper writes."""
+    """What is mixed for known classes: the logits, as in the published code, or the probabilities, as in the paper."""
     image_tokens: bool = True
     """Tokens in the image tower; without them (ablation "w/o V") there is no representation feature."""
     text_tokens: bool = True
-    """Tokens in the text tower (ablation "w/o L" without)."""
+    """Tokens in the text tower; without them it is the ablation "w/o L"."""
     space: Literal["shared", "independent", "text-to-image"] = "shared"
     """Where tokens come from: the shared space; separate tokens for each tower and layer ("w/o RS"); or text tokens mapped to the
     image side (MMRL†)."""
@@ -58,8 +58,17 @@ class MMRLSettings(Settings):
     new_scores: Literal["class", "both"] = "class"
     """Features that score new classes ("w/o DS2": both)."""
     mixed_scores: Literal["balanced", "raw"] = "balanced"
-    """Known and new classes together: the class features give the probability that it is a known one, both features which of them;
-    or the two kinds of logits side by side. A single kind is scored the same either way."""
+    """How known and new classes compete. balanced: the class feature gives the probability of all known classes together, and both
+    features divide it among them. raw: the two kinds of logits side by side. A single kind is scored the same either way."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.image_tokens or self.text_tokens):
+            raise SettingsError(
+                "image_tokens and text_tokens are both off, which leaves nothing to train: switch one on."
+            )
+        if self.space == "text-to-image" and not (self.image_tokens and self.text_tokens):
+            raise SettingsError("space 'text-to-image' needs both image_tokens and text_tokens.")
 
 
 class Aligner(nn.Module):
@@ -237,7 +246,3 @@ def check(s: MMRLSettings, image_layers: int, text_layers: int) -> None:
     depth = min(image_layers, text_layers)
     if s.first_layer is not None and s.first_layer > depth:
         raise SettingsError(f"first_layer is {s.first_layer}, but this backbone's layers are 1 to {depth}.")
-    if not (s.image_tokens or s.text_tokens):
-        raise SettingsError("image_tokens and text_tokens are both off, which leaves nothing to train: switch one on.")
-    if s.space == "text-to-image" and not (s.image_tokens and s.text_tokens):
-        raise SettingsError("space 'text-to-image' needs both image_tokens and text_tokens.")

@@ -35,20 +35,27 @@ class PLOTSettings(Settings):
     context_tokens: Count = 4
     """Learned vectors of each prompt."""
     words: tuple[str, ...] = ("a photo of a", "this is a photo", "this is picture of", "one picture of a")
-    """N starts, one for each prompt of a class."""
+    """Initial words of the N contexts, one for each prompt of a class."""
     views: Count = 4
     """M: groups of visual tokens, each a pass through the image tower."""
     image_prompts: Count = 2
-    """Visual tokens of a group."""
+    """Visual tokens per group."""
     stage: Literal["joint", "vision", "two-stage"] = "joint"
     """Train both sides on the transport's logits; or only the visual tokens, with the logits of mean features added; or, as
     published, first these and then both, each for all epochs."""
     temperature: Positive = 0.1
     """ε of the entropic transport."""
     rounds: Count = 100
-    """Most rounds of Sinkhorn's algorithm."""
+    """Maximum number of rounds of Sinkhorn's algorithm."""
     threshold: Weight = 0.01
     """Mean change at which it stops."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.words:
+            raise SettingsError(
+                "words is empty, but each prompt of a class starts from one of them: give at least one."
+            )
 
 
 class PLOT(CosineMethod):
@@ -65,10 +72,6 @@ class PLOT(CosineMethod):
     def __init__(self, clip: CLIP, settings: PLOTSettings | None = None, classes: int = 0) -> None:
         super().__init__(clip, settings, classes)
         s = self.settings
-        if not s.words:
-            raise SettingsError(
-                "words is empty, but each prompt of a class starts from one of them: give at least one."
-            )
         self.context = normal(len(s.words), s.context_tokens, clip.config.text_width)  # (N, n, d_t)
         self.image = normal(s.views, s.image_prompts, clip.config.vision_width)  # (M, n_v, d_v)
         self.context.requires_grad_(s.stage != "vision")

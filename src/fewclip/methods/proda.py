@@ -39,6 +39,11 @@ class ProDASettings(Settings):
     orthogonal_weight: Weight = 0.1
     """α: how strongly the contexts are kept apart."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prompt_batch > self.pool:
+            raise SettingsError(f"prompt_batch is {self.prompt_batch}, but the pool has only {self.pool} contexts.")
+
 
 POSITIONS: tuple[Position, ...] = ("end", "middle", "front")
 
@@ -57,8 +62,6 @@ class ProDA(CosineMethod):
     def __init__(self, clip: CLIP, settings: ProDASettings | None = None, classes: int = 0) -> None:
         super().__init__(clip, settings, classes)
         s = self.settings
-        if s.prompt_batch > s.pool:
-            raise SettingsError(f"prompt_batch is {s.prompt_batch}, but the pool has only {s.pool} contexts.")
         self.context = normal(s.pool, s.context_tokens, clip.config.text_width)  # (P, n, d_t)
         quarter = s.pool // 4
         self.positions: list[Position] = ["front"] * quarter + ["middle"] * quarter + ["end"] * (s.pool - 2 * quarter)
@@ -119,7 +122,7 @@ class ProDA(CosineMethod):
         return torch.stack(rows) / (spread.shape[1] + 1)
 
     def step(self, step: Step) -> Tensor:
-        """The pool is drawn in random groups of Q, anew when it is used up."""
+        """The pool is drawn in random groups of Q, and shuffled again when it is used up."""
         groups = max(1, self.settings.pool // self.settings.prompt_batch)
         turn, group = divmod(step.number, groups)
         order = torch.randperm(self.settings.pool, generator=generator(step.seed, "pool", turn)).tolist()

@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class PromptSRCSettings(Settings):
     text_prompts: Count = 4
-    """Tokens a layer of the text tower."""
+    """Tokens per layer of the text tower."""
     image_prompts: Count = 4
-    """Tokens a layer of the image tower."""
+    """Tokens per layer of the image tower."""
     text_depth: Count = 9
     """Text layers with learned tokens; all, if the tower has fewer."""
     image_depth: Count = 9
     """Image layers with learned tokens."""
     words: str = "a photo of a"
-    """The first words give the start of the text tokens of layer 1."""
+    """The text tokens of layer 1 start from the first of these words."""
     text_weight: Weight = 25.0
     """How strongly class features are held to the mean over 60 sentences (L1)."""
     image_weight: Weight = 10.0
@@ -49,9 +49,9 @@ class PromptSRCSettings(Settings):
     average: bool = True
     """End with the mean of the prompts over the epochs, weighted by a Gaussian."""
     average_mean: float = 15.0
-    """Epoch at which it is highest."""
+    """Mean of that Gaussian, in epochs."""
     average_std: Positive = 1.0
-    """Its width in epochs."""
+    """Standard deviation of that Gaussian, in epochs."""
 
 
 class PromptSRC(DeepPrompts):

@@ -34,7 +34,7 @@ class ProVPSettings(Settings):
     keep: Share = 0.01
     """α: share of the previous layer's output in a layer's tokens."""
     ref_weight: Weight = 1.0
-    """Weight of the contrastive re-formation."""
+    """Weight of the contrastive re-formation loss."""
 
 
 class ProVP(CosineMethod):

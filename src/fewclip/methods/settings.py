@@ -21,8 +21,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from fewclip.errors import SettingsError
 
-HUGE = 1e300
-"""Numbers are below, so finite, and whole ones not too large for a float."""
+HUGE = 3.4e38
+"""Every number is below it, so it is finite and fits the floats that tensors hold."""
 
 
 class Range(NamedTuple):

@@ -46,7 +46,7 @@ class TCPSettings(Settings):
     kg_weight: Weight = 8.0
     """How strongly class features are held to those of the template's sentences."""
     reduction: Count = 4
-    """How much narrower than the joint space the network's middle is."""
+    """Factor by which the network's hidden layer is narrower than the joint space."""
 
 
 class TCP(CosineMethod):

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class TipAdapterSettings(Settings):
     alpha: Weight = 1.17
-    """α: weight of the votes, unless validation images choose it."""
+    """α: weight of the stored images' votes, unless validation images choose it."""
     beta: Weight = 1.0
-    """β: how much more the most similar images count, unless validation images choose it."""
+    """β: sharpness of the votes (how much more similar images count), unless validation images choose it."""
     passes: Count = 10
-    """Times that each training image is augmented; its stored feature is the mean."""
+    """How many times each training image is augmented; its stored feature is the mean."""
     ensemble: bool = False
     """Class features from seven sentences, as published for ImageNet, or from the template only."""
     alpha_scale: Positive = 3.0
@@ -43,9 +43,9 @@ class TipAdapterSettings(Settings):
     beta_scale: Positive = 7.0
     """Largest β that is searched."""
     alpha_steps: Count = 20
-    """Values of α that are tried."""
+    """Number of values of α that are searched."""
     beta_steps: Count = 200
-    """Values of β that are tried."""
+    """Number of values of β that are searched."""
 
 
 class TipAdapter(CosineMethod):

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from typing import Self
 
 DEFAULT_BACKBONE = "icon-clip"
+OPTIONS = ("method", "backbone", "shots", "template", "class_names", "device", "verbose")
+"""The constructor's own arguments; the others are settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +57,7 @@ class Estimator:
     ) -> None:
         self.method, self.backbone, self.shots, self.template = method, backbone, shots, template
         self.class_names, self.device, self.verbose = class_names, device, verbose
-        self._settings = settings
+        vars(self).update(settings)  # attributes, as scikit-learn's users expect, and each can be assigned
         self._check()
 
     def _check(self) -> None:
@@ -73,9 +75,13 @@ class Estimator:
             )
 
     def _given(self) -> dict[str, Any]:
-        """What the constructor was given."""
-        names = ("method", "backbone", "shots", "template", "class_names", "device", "verbose")
-        return {name: getattr(self, name) for name in names} | self._settings
+        """What the constructor was given, or was assigned since: all that is neither private nor fitted."""
+        return {name: value for name, value in vars(self).items() if not (name.startswith("_") or name.endswith("_"))}
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """Those of training and of the method."""
+        return {name: value for name, value in self._given().items() if name not in OPTIONS}
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """All arguments of the constructor, with every setting of training and of the method as the next `fit` uses it."""
