@@ -64,7 +64,9 @@ class ProDA(CosineMethod):
         s = self.settings
         self.context = normal(s.pool, s.context_tokens, clip.config.text_width)  # (P, n, d_t)
         quarter = s.pool // 4
-        self.positions: list[Position] = ["front"] * quarter + ["middle"] * quarter + ["end"] * (s.pool - 2 * quarter)
+        self.positions: list[Position] = [
+            "front" if i < quarter else "middle" if i < 2 * quarter else "end" for i in range(s.pool)
+        ]
         self.batch = list(range(s.prompt_batch))
 
     def prompts(self, texts: ClassTexts) -> Prompts:
