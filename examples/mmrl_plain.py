@@ -2,15 +2,17 @@
 
     python examples/mmrl_plain.py
 
-It computes what docs/equations.md defines, in the same order (the sections are cited as §), and the way the published code does: two
-whole passes over the images and one over all positions of all class prompts at every step, sequence first, with
-`nn.MultiheadAttention` and a dense mask. Nothing is cached, shared or cut. fewclip computes the same numbers for less (§7), and this
-file is what its tests compare with and what its benchmarks measure against. To make that possible the learnable tensors are
-those of a fewclip method, read by name; all arithmetic is here. Run as a program, it trains both methods for three
-steps and prints how far the library's loss and gradients are from these.
+It computes what docs/equations.md defines, in the same order (the sections are cited as §) and the way the published code does: at
+every step two whole passes over the images and one over all positions of all class prompts, sequence first, with
+`nn.MultiheadAttention` and a dense mask. Nothing is cached, shared or cut. fewclip computes the same numbers for less (§7); its tests
+compare with this file, and its benchmarks measure against it. To make that possible the learnable tensors are those of a fewclip
+method, read by name; all arithmetic is here. Run as a program, it trains both methods for three steps and prints how far the
+library's loss and gradients are from these. The ablations, as changes to this file: tests/support/ablated_mmrl.py.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +25,7 @@ from fewclip.methods.mmrl import MMRL
 from fewclip.methods.mmrlpp import MMRLpp
 
 Tokens = list[Tensor] | None
-"""For each layer from J on, the tokens (K, width) that enter it; None: that tower gets none."""
+"""For each layer from J on, the tokens (K, width) that enter it; None: the tower of untouched CLIP."""
 
 
 def unit(x: Tensor) -> Tensor:
@@ -58,47 +60,32 @@ class PlainMMRL:
 
     def __init__(self, clip: CLIP, method: MMRL, token_ids: Tensor) -> None:
         self.clip, self.method, self.ids = clip, method, token_ids
-        length, positions = token_ids.shape[1], clip.positional_embedding
 
-        def layers(transformer: Transformer, causal: int | None) -> list[Layer]:
-            mask = None if causal is None else torch.full((causal, causal), -torch.inf).to(positions).triu(1)
+        def layers(transformer: Transformer, mask: Tensor | None) -> list[Layer]:
             return [Layer(transformer.layer(i), mask) for i in range(1, len(transformer) + 1)]
 
         # Text attention is causal. From layer J on the sequence is K tokens longer, and so is the mask.
-        k = method.settings.rep_tokens if method.settings.text_tokens else 0
+        length, k = token_ids.shape[1], method.settings.rep_tokens
+        causal = torch.full((length + k, length + k), -torch.inf).to(clip.positional_embedding).triu(1)
         self.image_layers = layers(clip.visual.transformer, None)
-        self.text_layers = layers(clip.transformer, length)
-        self.longer_text_layers = layers(clip.transformer, length + k)
+        self.text_layers = layers(clip.transformer, causal[:length, :length])
+        self.longer_text_layers = layers(clip.transformer, causal)
         with torch.no_grad():
             self.w0 = unit(self.text(None))  # class features of untouched CLIP: what w is held to
 
     # §2 Representation tokens
 
+    def align(self, aligner: Any, i: int, space: Tensor) -> Tensor:
+        """The tokens that enter the i-th layer from J on: the space tokens R, mapped to that layer."""
+        if isinstance(self.method, MMRLpp):  # one W for all layers, a low-rank residual A_i B_i and a bias per layer
+            return space @ (aligner.weight + aligner.up[i] @ aligner.down[i]).T + aligner.bias[i]
+        return F.linear(space, aligner.weight[i], aligner.bias[i])
+
     def tokens(self) -> tuple[Tokens, Tokens]:
-        """Rv_i and Rt_i for i in J..L: the space tokens R, mapped to each layer of each tower."""
-        source, s = self.method.tokens, self.method.settings
-
-        def align(aligner: nn.Module, i: int, space: Tensor) -> Tensor:
-            if isinstance(
-                self.method, MMRLpp
-            ):  # one W for all layers, a low-rank residual A_i B_i and a bias per layer
-                return space @ (aligner.weight + aligner.up[i] @ aligner.down[i]).T + aligner.bias[i]  # type: ignore[operator, index]
-            return F.linear(space, aligner.weight[i], aligner.bias[i])  # type: ignore[index]
-
-        def aligned(aligner: nn.Module | None) -> Tokens:
-            if aligner is None:
-                return None
-            return [align(aligner, i, source.space) for i in range(len(aligner.bias))]  # type: ignore[arg-type]
-
-        if s.space == "shared":
-            return aligned(source.to_image), aligned(source.to_text)
-        # The two ablations without a shared space: image tokens mapped from text tokens, or all independent.
-        text = list(source.text) if s.text_tokens else None
-        if s.space == "text-to-image":
-            assert text is not None
-            assert source.to_image is not None
-            return [align(source.to_image, i, t) for i, t in enumerate(text)], text
-        return (list(source.image) if s.image_tokens else None), text
+        """Rv_i and Rt_i for i in J..L."""
+        source: Any = self.method.tokens
+        image = [self.align(source.to_image, i, source.space) for i in range(len(source.to_image.bias))]
+        return image, [self.align(source.to_text, i, source.space) for i in range(len(source.to_text.bias))]
 
     # §3 Towers
 
@@ -106,15 +93,16 @@ class PlainMMRL:
         """All layers over x (N, B, width). From layer J = `first` on, K tokens are kept at positions 1..K."""
         beta = getattr(self.method.settings, "beta", 1.0)  # MMRL replaces its tokens at each layer, MMRL++ mixes by β
         for i in range(1, len(plain) + 1):
-            inserted = tokens is not None and i >= first
-            if tokens is not None and inserted:
-                new = tokens[i - first][:, None].expand(-1, x.shape[1], -1)  # (K, B, width)
-                k = len(new)
-                if i == first:
-                    x = torch.cat([x[:1], new, x[1:]])  # [c; E] becomes [c; R; E]
-                else:
-                    x = torch.cat([x[:1], beta * new + (1 - beta) * x[1 : 1 + k], x[1 + k :]])
-            x = (longer if inserted else plain)[i - 1](x)
+            if tokens is None or i < first:
+                x = plain[i - 1](x)
+                continue
+            new = tokens[i - first][:, None].expand(-1, x.shape[1], -1)  # (K, B, width)
+            k = len(new)
+            if i == first:
+                x = torch.cat([x[:1], new, x[1:]])  # [c; E] becomes [c; R; E]
+            else:
+                x = torch.cat([x[:1], beta * new + (1 - beta) * x[1 : 1 + k], x[1 + k :]])
+            x = longer[i - 1](x)
         return x
 
     def image(self, images: Tensor, tokens: Tokens) -> Tensor:
@@ -131,53 +119,40 @@ class PlainMMRL:
         clip = self.clip
         x = clip.token_embedding(self.ids) + clip.positional_embedding[: self.ids.shape[1]]
         x = self.run(x.permute(1, 0, 2), self.text_layers, self.longer_text_layers, self.method.text_first, tokens)
-        x = clip.ln_final(x.permute(1, 0, 2))
         end = self.ids.argmax(dim=-1) + (0 if tokens is None else len(tokens[0]))  # EOT has the largest id
-        return x[torch.arange(len(x), device=x.device), end] @ clip.text_projection
+        return clip.ln_final(x.permute(1, 0, 2))[torch.arange(len(end), device=end.device), end] @ clip.text_projection
 
-    def features(self, images: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """f_c (B, d), f_r (B, d) or None without image tokens, w (C, d); all of unit length."""
-        image_tokens, text_tokens = self.tokens()
-        visual, method = self.clip.visual, self.method
+    def features(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """f_c (B, d), f_r (B, d), w (C, d); all of unit length."""
+        (image_tokens, text_tokens), visual, method = self.tokens(), self.clip.visual, self.method
         x = self.image(images, image_tokens)
-        f_r = None
-        if image_tokens is not None:
-            # P_r: a matrix of its own in MMRL; CLIP's projection with a low-rank change in MMRL++.
-            p_r = visual.proj + method.proj_down @ method.proj_up if isinstance(method, MMRLpp) else method.rep_proj
-            f_r = unit(x[:, 1 : 1 + len(image_tokens[0])].mean(dim=1) @ p_r)
-        return unit(x[:, 0] @ visual.proj), f_r, unit(self.text(text_tokens))
+        # P_r: a matrix of its own in MMRL; CLIP's projection with a low-rank change in MMRL++.
+        p_r = visual.proj + method.proj_down @ method.proj_up if isinstance(method, MMRLpp) else method.rep_proj
+        f_r = x[:, 1 : 1 + method.settings.rep_tokens].mean(dim=1) @ p_r
+        return unit(x[:, 0] @ visual.proj), unit(f_r), unit(self.text(text_tokens))
 
     # §4 Loss
 
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        return 1 - F.cosine_similarity(a, b).mean()
+
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """α·CE(ℓ_c) + (1-α)·CE(ℓ_r) + λ·R(f_c, f0) + λ·R(w, w0)."""
+        """α·CE(ℓ_c) + (1-α)·CE(ℓ_r) + λ·(1 - cos(f_c, f0)) + λ·(1 - cos(w, w0))."""
         s = self.method.settings
         f_c, f_r, w = self.features(images)
         with torch.no_grad():
             f0 = unit(self.image(images, None)[:, 0] @ self.clip.visual.proj)  # untouched CLIP, same crops
-        loss = F.cross_entropy(100 * f_c @ w.T, labels)
-        if f_r is not None:
-            loss = s.alpha * loss + (1 - s.alpha) * F.cross_entropy(100 * f_r @ w.T, labels)
-        distance = {
-            "cosine": lambda a, b: 1 - F.cosine_similarity(a, b).mean(),
-            "l1": lambda a, b: (a - b).abs().mean(),
-            "mse": lambda a, b: ((a - b) ** 2).mean(),
-        }[s.regulariser]
-        return loss + s.reg_weight * distance(f_c, f0) + s.reg_weight * distance(w, self.w0)
+        loss = s.alpha * F.cross_entropy(100 * f_c @ w.T, labels)
+        loss = loss + (1 - s.alpha) * F.cross_entropy(100 * f_r @ w.T, labels)
+        return loss + s.reg_weight * self.distance(f_c, f0) + s.reg_weight * self.distance(w, self.w0)
 
     # §5 Prediction
 
     def probabilities(self, images: Tensor, seen: bool) -> Tensor:
         """(B, C), where all candidates were trained on (`seen`) or none was."""
-        s = self.method.settings
         f_c, f_r, w = self.features(images)
-        by_class = 100 * f_c @ w.T
-        if f_r is None or (s.seen_scores if seen else s.new_scores) == "class":
-            return by_class.softmax(-1)
-        by_rep = 100 * f_r @ w.T
-        if s.fusion == "logits":
-            return (s.alpha * by_class + (1 - s.alpha) * by_rep).softmax(-1)
-        return s.alpha * by_class.softmax(-1) + (1 - s.alpha) * by_rep.softmax(-1)
+        f = self.method.settings.alpha * f_c + (1 - self.method.settings.alpha) * f_r if seen else f_c
+        return (100 * f @ w.T).softmax(-1)
 
 
 def main() -> None:

@@ -48,7 +48,7 @@ class FewShotClassifier(Estimator):
             (for MMRL: rep_tokens, alpha, reg_weight, …).
 
     Attributes:
-        adapter_: what was learnt, after `fit` or `load`: an `Adapter`.
+        adapter_: what was learned, after `fit` or `load`: an `Adapter`.
         classes_: labels of all classes that `predict` chooses from: an array of trained ones, sorted if they were given
             as labels, then of added ones. Text, or int64 where labels were whole numbers.
 
@@ -70,7 +70,7 @@ class FewShotClassifier(Estimator):
         **unsupported: Any,
     ) -> FewShotClassifier:
         """Train, and return the classifier itself. Whatever stops it (a mistake, a damaged image, Ctrl-C) leaves the
-        classifier as it was: not fitted, or with what it had learnt before.
+        classifier as it was: not fitted, or with what it had learned before.
 
         Args:
             data: a folder with one folder per class, a CSV file, the name of an embedded or published data set, a `Dataset`,
@@ -162,7 +162,7 @@ class FewShotClassifier(Estimator):
         return np.array(adapter.numbers, np.int64) if adapter.numbers else np.array(adapter.classes)
 
     def add_classes(self, names: LabelsLike) -> FewShotClassifier:
-        """Let `predict` choose from further classes too, recognised from their names only.
+        """Add candidate classes, recognised from their names only.
 
         Where labels are whole numbers, a further class is a number (named by `class_names`), or a name, which gets the
         next free number.

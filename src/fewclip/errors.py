@@ -62,7 +62,7 @@ class TrainingError(FewclipError):
 
 
 class NotFittedError(FewclipError, ValueError, AttributeError):
-    """A classifier that is asked before `fit`. Where scikit-learn is imported, it is also scikit-learn's own
+    """A classifier that is used before `fit`. Where scikit-learn is imported, it is also scikit-learn's own
     `NotFittedError`; it is never imported for that."""
 
     def __new__(cls, *args: Any) -> "NotFittedError":

@@ -206,7 +206,7 @@ def test_rows_of_this_training_alone_are_stated(tmp_path: Path) -> None:
     alone = write(tmp_path / "one.jsonl", row())
     assert read_results(alone, CONFIG) == read_results(file, CONFIG)
     none = write(tmp_path / "none.jsonl", *(row(run=f"o{n}", **change) for n, change in enumerate(others)))
-    with pytest.raises(DataError, match=r"None of the 8 results in .* is of this adapter"):
+    with pytest.raises(DataError, match=r"None of the 8 results in .* belongs to this adapter"):
         read_results(none, CONFIG)
 
 
@@ -215,7 +215,7 @@ def test_an_evaluation_must_be_of_these_weights(tmp_path: Path) -> None:
     mine = write(tmp_path / "e.json", said | {"weights_sha256": "a" * 64})
     assert read_results(mine, CONFIG) == [Stated("fewclip eval", "pets", "test", "base", 2, 50, 88.0)]
     for change, says in (
-        ({"weights_sha256": "b" * 64}, "evaluation of another adapter"),
+        ({"weights_sha256": "b" * 64}, "evaluates a different adapter"),
         ({}, "neither a file of rows nor an evaluation"),
         ({"weights_sha256": "a" * 64, "accuracy": "high"}, "can't be read"),
     ):

@@ -27,7 +27,7 @@ from fewclip.errors import FewclipError
 from fewclip.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
-REFUSED = {"plot": "steps it takes depends on the values of its input"}
+REFUSED = {"plot": "steps it takes depend on the values of its input"}
 """Methods that can't be exported, and a part of what is said then."""
 
 

@@ -215,7 +215,7 @@ def test_no_path_and_on_request_no_file_name_is_published(
     IMAGE.save(image)
     capsys.readouterr()
     assert main(["predict", MINE, str(image)]) == 2
-    assert "neither embedded nor on the Hugging Face hub: ask its maker" in capsys.readouterr().err
+    assert "neither embedded nor on the Hugging Face hub: ask the adapter's author" in capsys.readouterr().err
     assert main(["predict", MINE, str(image), "--backbone", str(backbone_file)]) == 0
 
 
@@ -231,8 +231,8 @@ def test_no_path_and_on_request_no_file_name_is_published(
         ([MINE, "--licence", "not-a-licence"], '"license" must be one of'),
         ([MINE, "--results", "none.jsonl"], "There are no results"),
         ([MINE, "--card", "none.md"], "The card none.md can't be used"),
-        (["you/pets"], "You may not write to you/pets: log in"),
-        ([MINE, "--token", "hf_another"], "You may not write to me/pets: log in"),
+        (["you/pets"], "You do not have permission to write to you/pets: log in"),
+        ([MINE, "--token", "hf_another"], "You do not have permission to write to me/pets: log in"),
     ],
 )
 def test_mistakes_of_pushing(arguments: list[str], says: str, hub: Hub, fitted: Path, capsys: Capture) -> None:
@@ -336,7 +336,7 @@ def test_a_hub_that_hides_sizes_is_checked_behind_the_download(
 
 def test_an_adapter_for_another_backbone(hub: Hub, fitted: Path, other_backbone_file: Path) -> None:
     put(hub, fitted)
-    with pytest.raises(AdapterError, match=r"^me/pets was made on the backbone .* load it with the backbone"):
+    with pytest.raises(AdapterError, match=r"^me/pets was trained on the backbone .* load it with the backbone"):
         FewShotClassifier.load(MINE, backbone=str(other_backbone_file))
 
 
@@ -428,7 +428,9 @@ def test_a_fetched_adapter_may_not_choose_a_path_on_this_machine(
     for backbone in (place, str(backbone_file)):
         config = json.loads((fitted / CONFIG).read_text()) | {"backbone": backbone}
         repo.commit("main", {CONFIG: json.dumps(config).encode()}, "another backbone")
-        with pytest.raises(AdapterError, match=r"me/pets was made on the backbone '.*', which is neither embedded nor"):
+        with pytest.raises(
+            AdapterError, match=r"me/pets was trained on the backbone '.*', which is neither embedded nor"
+        ):
             FewShotClassifier.load(MINE)
 
 

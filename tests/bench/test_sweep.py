@@ -185,7 +185,9 @@ def test_a_checkpoint_of_other_settings_is_trained_anew_and_said(
     capsys.readouterr()
     rows = sweep(runs, where, here, quiet=True)
     assert found(rows) == found(expected)
-    note = "trained from the start, because its checkpoint is of an unfinished run with another training settings"
+    note = (
+        "trained from the start, because its checkpoint belongs to an unfinished run that differs in training settings"
+    )
     assert [row["note"] for row in rows] == [note, note, None, None]
     assert capsys.readouterr().err == f"{runs[0].name}: {note}.\n"
     assert not list(Path(where.out, "unfinished").iterdir())

@@ -115,7 +115,7 @@ def test_stopped_at_random_and_given_again_has_the_same_rows(adapter: Path, tmp_
     assert parts() >= 2
     assert not out.exists()
     process = command(adapter, source, "-o", out, "--processes", "2")
-    assert process.communicate()[1].decode().count("are done already") == 1
+    assert process.communicate()[1].decode().count("are already done") == 1
     assert process.returncode == 0
     make(adapter, source, tmp_path / "calm.parquet")
     assert pq.read_metadata(out).num_rows == 3000

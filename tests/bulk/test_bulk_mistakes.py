@@ -110,8 +110,8 @@ def test_mistakes(adapter: Path, folder: Path, tmp_path: Path, capsys: pytest.Ca
     table = {
         "nowhere": "There is no image, folder or list",
         "empty": "holds no images, tars or Parquet",
-        "empty.txt": "no images in what was named",
-        "texts.tar": "no images in what was named",
+        "empty.txt": "sources that were given contain no images",
+        "texts.tar": "sources that were given contain no images",
         "mixed": "name one kind",
         "x*.png": "No images, tars or Parquet files are named by",
         "{0..2}.tar": "There is no file",

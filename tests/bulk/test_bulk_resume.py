@@ -123,7 +123,7 @@ def test_a_second_writer_is_refused(adapter: Path, folder: Path, tmp_path: Path)
 
     make(adapter, folder, tmp_path / "out.parquet", executor=executor)
     assert refused == [
-        f"Another process is writing to {tmp_path / 'out.parquet'}: wait until it has ended, or give another output."
+        f"Another process is writing to {tmp_path / 'out.parquet'}: wait until it ends, or give another output."
     ]
     assert len(read(tmp_path / "out.parquet")) == len(IMAGES)
 

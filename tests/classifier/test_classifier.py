@@ -151,7 +151,7 @@ def test_unknown_keys_of_a_newer_version_are_passed_over(fitted: FewShotClassifi
 def test_refuses_another_backbone(fitted: FewShotClassifier, tmp_path: Path, other_backbone_file: Path) -> None:
     fitted.save(tmp_path / "a")
     with pytest.raises(
-        AdapterError, match=r"was made on the backbone .*tiny.*fingerprint .* load it with the backbone"
+        AdapterError, match=r"was trained on the backbone .*tiny.*fingerprint .* load it with the backbone"
     ):
         FewShotClassifier.load(tmp_path / "a", backbone=str(other_backbone_file))
 

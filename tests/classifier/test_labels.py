@@ -95,7 +95,7 @@ def test_anything_else_is_refused(backbone: CLIP, images: list[Image.Image], lab
 
 def test_other_mistakes_with_labels(backbone: CLIP, images: list[Image.Image]) -> None:
     wrong: list[tuple[Any, str]] = [
-        ("red", "The labels are 'red': expected one label for each image"),
+        ("red", "The labels are 'red': expected one label per image"),
         (7, "The labels are 7"),
         (NUMBERS[1:], "12 images were given with 11 labels"),
         (["red", *NUMBERS[1:]], r"mix text \('red'\) and whole numbers \(10\)"),
@@ -147,7 +147,7 @@ def test_candidates_and_further_classes(backbone: CLIP, images: list[Image.Image
         with pytest.raises(kind, match=says):
             classifier.add_classes(wrong)
         assert classifier.classes_.tolist() == before
-    with pytest.raises(PromptError, match="label 10 is that of a class that is there already"):
+    with pytest.raises(PromptError, match="label 10 already belongs to another class"):
         classifier.set_params(class_names={10: "ten"}).adapter_.add_classes(["ten"], [10])
     text = probe(backbone).fit(pairs)
     with pytest.raises(DataError, match="A class is given as 0, but this classifier was fitted with text labels"):

@@ -143,9 +143,9 @@ def test_fit_chooses_by_validation_images(
     assert set(summary["chosen"]) == {"alpha", "beta"}
 
     out = ["-o", str(tmp_path / "c")]
-    mistake([*fit, "coop", "--val", "split", *out], capsys, "coop chooses nothing", "linear-probe (C)")
+    mistake([*fit, "coop", "--val", "split", *out], capsys, "coop does not use validation images", "linear-probe (C)")
     fit[1] = str(photos)
-    mistake([*fit, "linear-probe", "--val", "split", *out], capsys, "no validation images of its own", "train split")
+    mistake([*fit, "linear-probe", "--val", "split", *out], capsys, "no separate validation images", "train split")
     mistake([*fit, "linear-probe", "--val", str(tmp_path / "none"), *out], capsys, "There is no folder")
     assert not (tmp_path / "c").exists()
 
@@ -198,7 +198,7 @@ def test_mistakes_with_adapters(
     image = str(photos / "red" / "0.png")
     mistake(["predict", str(tmp_path / "none"), image], capsys, "There is no adapter folder")
     mistake(["predict", str(photos), image], capsys, "adapter_config.json is missing")
-    mistake(["predict", str(adapter), image, "--backbone", str(other_backbone_file)], capsys, "made on the backbone")
+    mistake(["predict", str(adapter), image, "--backbone", str(other_backbone_file)], capsys, "trained on the backbone")
     mistake(["predict", str(adapter), str(tmp_path / "none.png")], capsys, "There is no image")
     mistake(["predict", str(adapter)], capsys, "No images were given")
     mistake(["predict", str(adapter), image, "--classes", "red,Red"], capsys, "same prompt")

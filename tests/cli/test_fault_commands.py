@@ -139,7 +139,7 @@ def test_fit_goes_on_to_the_undisturbed_end(
             assert same(load_adapter(out)[1], expected)
         else:
             assert status in (None, 2)
-            with pytest.raises(AdapterError, match=r"no finished adapter|no adapter folder"):
+            with pytest.raises(AdapterError, match=r"not a finished adapter|no adapter folder"):
                 load_adapter(out)
         again = main(fit_command(photos, backbone_file, out))
         assert again == (2 if finished else 0)
@@ -244,4 +244,4 @@ def test_a_sweep_goes_on_with_no_row_lost_or_doubled(fault: str, tmp_path: Path,
         left = [p.name for p in out.rglob("*") if p.is_file()]
         assert set(left) <= FINISHED | {ROWS}
         number += 1 if fault == "death" else 3
-    assert number > 30
+    assert number > 20, "as many changes to files as a sweep makes"

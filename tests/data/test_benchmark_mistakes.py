@@ -46,7 +46,7 @@ def test_mistakes_in_a_split_file(train: object, says: str, tmp_path: Path) -> N
 
 def test_missing_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FEWCLIP_DATA", raising=False)
-    with pytest.raises(DataError, match="dtd is a published data set, and its place is not known.* FEWCLIP_DATA"):
+    with pytest.raises(DataError, match="dtd is a published data set, but its location is not known.* FEWCLIP_DATA"):
         read_data("dtd")
     with pytest.raises(DataError, match="given as root, is not a folder"):
         read_data("dtd", root=tmp_path / "none")

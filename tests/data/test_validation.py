@@ -22,6 +22,6 @@ def test_a_val_split_of_its_own() -> None:
 def test_a_val_split_that_is_another(other: str) -> None:
     splits = {"train": part("1"), "val": part("2", "3"), "test": part("4")} | {other: part("3", "5")}
     with pytest.raises(
-        DataError, match=f"no separate validation images, its val split contains images of its {other} split"
+        DataError, match=f"no separate validation images: its val split contains images of its {other} split"
     ):
         own_validation(splits.__getitem__)

@@ -240,7 +240,7 @@ def test_a_save_waits_for_another_writer_and_then_gives_up(tmp_path: Path, monke
         thread = threading.Thread(target=other)
         thread.start()
         thread.join()
-    assert said == [f"Another process is writing to {tmp_path / 'a'}: wait until it has ended, or give another output."]
+    assert said == [f"Another process is writing to {tmp_path / 'a'}: wait until it ends, or give another output."]
     assert saved(tmp_path / "a") == 2
 
 

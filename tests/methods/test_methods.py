@@ -70,7 +70,7 @@ def test_fit_save_load_and_new_classes(
     again = FewShotClassifier.load(tmp_path / "a", backbone=backbone)
     torch.testing.assert_close(again.scores(images), scores, rtol=0, atol=0)
     for loaded in (classifier, again):
-        if loaded.adapter_.method.answers_new:
+        if loaded.adapter_.takes_new:
             mixed = loaded.scores(images, ["a zebra", "red"])
             assert mixed.shape == (12, 2)
             assert mixed.isfinite().all()
@@ -252,7 +252,7 @@ def test_validation_images_are_not_trained_on(backbone: CLIP, photos: Path) -> N
 
 @pytest.mark.parametrize("name", [name for name in METHODS if not METHODS[name].chooses])
 def test_validation_images_without_a_use_are_refused(backbone: CLIP, pairs: Pairs, name: str) -> None:
-    with pytest.raises(SettingsError, match=rf"{name} chooses nothing by validation images.*linear-probe \(C\)"):
+    with pytest.raises(SettingsError, match=rf"{name} does not use validation images.*linear-probe \(C\)"):
         make(backbone, name).fit(pairs, val=pairs)
 
 

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from ablated_mmrl import AblatedMMRL
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmrl_plain import PlainMMRL
 from small import VIT_B16, random_tokens, small_clip
 from texts import TokenTexts
 
@@ -72,7 +72,7 @@ def test_agrees_with_the_equations(case: dict[str, Any]) -> None:
 
     texts = TokenTexts(ids)
     method.prepare(texts)
-    plain = PlainMMRL(clip, method, ids)
+    plain = AblatedMMRL(clip, method, ids)
     parameters = list(method.parameters())
 
     def gradients(loss: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""How many numbers each method trains on ViT-B/16 with default settings, and what the table of methods says of it."""
+"""How many parameters each method trains on ViT-B/16 with default settings, as the table of methods states."""
 
 from __future__ import annotations
 

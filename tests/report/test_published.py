@@ -7,10 +7,11 @@ import csv
 import pytest
 from results import halves, row
 
+from fewclip.bench.run import dataset_key
 from fewclip.methods import METHODS
 from fewclip.report import published
 from fewclip.report.collect import collect
-from fewclip.report.names import PUBLISHED_AS, dataset_key
+from fewclip.report.names import PUBLISHED_AS
 
 OURS = {
     "CLIP": "zero-shot", "Linear probe CLIP": "linear-probe", "CoOp": "coop", "CoCoOp": "cocoop", "ProDA": "proda",
@@ -25,11 +26,11 @@ def table(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("protocol", published.FILES)
+@pytest.mark.parametrize("protocol", published.SOURCES)
 def test_every_printed_number_is_found_where_it_belongs(protocol: str) -> None:
     """Two lines of a table never have the same place, so that a wrong one can't stand in."""
     columns = ("base", "novel", "hm") if protocol == "base-to-novel" else ("accuracy",)
-    lines = table(published.FILES[protocol])
+    lines = table(protocol.replace("-", "_"))
     places = set()
     for line in lines:
         place = OURS[line["method"]], dataset_key(line["dataset"]), int(line.get("shots", 0))
@@ -42,7 +43,7 @@ def test_every_printed_number_is_found_where_it_belongs(protocol: str) -> None:
 
 
 def test_what_the_tables_print_is_one_method_each() -> None:
-    printed = {line["method"] for name in published.FILES.values() for line in table(name)}
+    printed = {line["method"] for name in published.SOURCES for line in table(name.replace("-", "_"))}
     assert printed == set(OURS)
     assert {name: PUBLISHED_AS[name] for name in printed} == OURS
     assert set(PUBLISHED_AS.values()) == set(METHODS)

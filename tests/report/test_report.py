@@ -270,14 +270,16 @@ def test_mistakes_on_which_methods_differ_come_first() -> None:
     ]
     made = sheet(only(rows), "caltech101", lambda dataset, key: f"data:{dataset}/{key}" if key == "a" else None)
     assert made is not None
-    assert [p.key for p in made.differing] == ["a"]
-    assert [(g.method, g.name, g.right) for g in made.differing[0].guesses] == [
+    parts = dict(made.parts)
+    (differing,) = parts["Where methods differ"]
+    assert differing.key == "a"
+    assert [(g.method, g.name, g.right) for g in differing.guesses] == [
         ("MMRL", "dog", False),
         ("MMRL++", "cat", True),
     ]
-    assert made.differing[0].thumbnail == "data:caltech101/a"
-    assert [p.key for p in made.wrong] == ["c", "d"]
-    assert [p.key for p in made.right] == ["b"]
+    assert differing.thumbnail == "data:caltech101/a"
+    assert [p.key for p in parts["Wrong"]] == ["c", "d"]
+    assert [p.key for p in parts["Right"]] == ["b"]
 
 
 def test_results_of_several_places(tmp_path: Path) -> None:

@@ -285,7 +285,7 @@ def test_settings_that_ask_for_much_that_is_not_saved() -> None:
     assert build(Constant, files.tiny(), Constant.Settings(), {}, 3).get_buffer("constant").sum() == 10_000
 
     def read() -> None:
-        with pytest.raises(AdapterError, match="ask for far more numbers than it has"):
+        with pytest.raises(AdapterError, match="ask for far more parameters than it contains"):
             build(Constant, files.tiny(), Constant.Settings(size=1_000_000), {}, 3)
 
     assert grown_mb(read, AdapterError) < 50
@@ -294,7 +294,7 @@ def test_settings_that_ask_for_much_that_is_not_saved() -> None:
 def test_an_adapter_with_numbers_that_are_not_finite(saved: Path, tmp_path: Path) -> None:
     state = from_bytes((saved / WEIGHTS).read_bytes())
     next(iter(state.values())).view(-1)[0] = float("nan")
-    with pytest.raises(AdapterError, match="holds numbers that are not finite"):
+    with pytest.raises(AdapterError, match="contains values that are not finite"):
         FewShotClassifier.load(written(saved, tmp_path, {}, save(state)), backbone=files.tiny_with_words())
 
 
@@ -313,7 +313,7 @@ def test_the_backbone_that_an_adapter_names_is_only_read(saved: Path, tmp_path: 
         (str(tmp_path / "bare.pt"), "is a bare pickle"),
         (str(tmp_path / "a" / ".." / "evil.pt"), "asks to run"),
         ("/etc/passwd", "damaged"),
-        ("../..", "holds no"),
+        ("../..", "has no weights that fewclip can read"),
     ):
         with pytest.raises(BackboneError, match=says) as caught:
             FewShotClassifier.load(written(saved, tmp_path / "a", {"backbone": name}))

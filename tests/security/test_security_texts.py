@@ -232,7 +232,7 @@ def test_files_that_are_too_large_are_not_read(tmp_path: Path) -> None:
     os.truncate(file, 300 << 20)  # takes no room
 
     def read() -> None:
-        with pytest.raises(DataError, match="it has 314,572,800 bytes, more than the 268,435,456 that are read"):
+        with pytest.raises(DataError, match="it has 314,572,800 bytes, more than the limit of 268,435,456"):
             read_csv(file)
 
     assert grown_mb(read, DataError) < 20

@@ -323,7 +323,7 @@ def test_mistakes(
             ([str(adapter), "--port", str(taken.getsockname()[1])], "choose another --host or --port"),
             ([str(adapter), "--port", "99999"], "choose another --host or --port"),
             ([str(adapter), "--host", "256.0.0.1"], "choose another --host or --port"),
-            ([str(adapter), "--max-images", "0"], "max_images is 0; expected more than 0"),
+            ([str(adapter), "--max-images", "0"], "max_images is 0, but it must be at least 1"),
             ([str(adapter), "--max-images", "999"], "must fit into the queue"),
             ([str(adapter), "--batch", "0"], "at least 1"),
         ):

@@ -1,9 +1,10 @@
-"""An Adapter: what was learnt, with the frozen CLIP that it was learnt on. It is complete, or it does not exist."""
+"""An Adapter: what was learned, with the frozen CLIP that it was learned on. It is complete, or it does not exist."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from copy import copy
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fewclip.adapters.checks import build, check_settings
-from fewclip.adapters.config import AdapterConfig, TrainingSummary
+from fewclip.adapters.config import AdapterConfig, TrainingSummary, known
 from fewclip.adapters.disk import save_adapter
 from fewclip.adapters.hub import open_adapter
 from fewclip.clip.load import fingerprint
@@ -83,13 +84,13 @@ class Adapter:
 
     @property
     def parameters(self) -> int:
-        """How many numbers it holds."""
+        """The number of trained parameters."""
         return sum(p.numel() for p in self.method.parameters())
 
     @property
     def takes_new(self) -> bool:
         """Whether it scores, with its settings, classes that it was not trained on."""
-        return self.method.answers_new
+        return self.method.answers_new_with(self.method.settings)
 
     # Predicting
 
@@ -103,7 +104,7 @@ class Adapter:
         unseen: bool = False,
         repeats: bool = False,
     ) -> Float[Tensor, "images classes"]:
-        """Logits in float32, on the CPU; softmax makes them probabilities.
+        """Logits in float32, on the CPU; their softmax is the probabilities.
 
         Args:
             images: one image or many: paths, PIL images, arrays (height, width, 3), tensors, encoded bytes.
@@ -151,9 +152,9 @@ class Adapter:
         check_names(names, where="classes", repeats=repeats or names == self.classes)
         # On another data set a name may mean another thing, so with `unseen` none counts as trained.
         trained = [] if unseen else self.trained_classes
-        known = {key(name) for name in trained}
-        seen = torch.tensor([key(name) in known for name in names])
-        self._check_new([name for name in names if key(name) not in known])
+        keys = {key(name) for name in trained}
+        seen = torch.tensor([key(name) in keys for name in names])
+        self._check_new([name for name in names if key(name) not in keys])
         texts = ClassTexts(names, sentence, self.clip.tokenizer, self.clip.config.context_length, trained=trained)
         found = Candidates(self.method.encode_classes(texts), seen.to(self.clip.device))
         self._last = (asked, found)
@@ -162,7 +163,7 @@ class Adapter:
     # Changing
 
     def add_classes(self, names: Sequence[str], numbers: Sequence[int] = ()) -> Adapter:
-        """Choose from further classes too, recognised from their names only; returns the adapter itself.
+        """Add candidate classes, recognised from their names only; returns the adapter itself.
 
         Where labels are whole numbers, `numbers` are those of the new classes, by default the next free ones.
 
@@ -187,7 +188,7 @@ class Adapter:
                 )
             for number in numbers:
                 if (self.numbers + numbers).count(number) > 1:
-                    raise PromptError(f"The label {number} is that of a class that is there already: give another one.")
+                    raise PromptError(f"The label {number} already belongs to another class: give a different one.")
             self.numbers = self.numbers + numbers
         self.added_classes = self.added_classes + names
         return self
@@ -206,23 +207,19 @@ class Adapter:
         try:
             method.load_state_dict(self.method.state_dict())
         except RuntimeError as error:
-            raise SettingsError(f"What {name} learnt does not fit the settings {settings}: fit anew.") from error
-        return Adapter(
-            self.clip,
-            method.to(self.clip.device),
-            self.trained_classes,
-            template=self.template,
-            added_classes=self.added_classes,
-            numbers=self.numbers,
-            training=self.training,
-            train_keys=self.train_keys,
-        )
+            raise SettingsError(
+                f"The trained tensors of {name} do not fit the settings {settings}: fit again."
+            ) from error
+        other = copy(self)
+        other.method = method.to(self.clip.device).eval().requires_grad_(False)
+        other.weights_sha256, other._last = "", None
+        return other
 
     # Keeping
 
     @property
     def config(self) -> AdapterConfig:
-        """What adapter_config.json says of it."""
+        """The content of its adapter_config.json."""
         return AdapterConfig(
             method=self.method.name,
             settings=asdict(self.method.settings),
@@ -258,7 +255,7 @@ class Adapter:
     ) -> Adapter:
         """Read a folder, or `user/name` (also `user/name@revision`) on the Hugging Face hub.
 
-        A local folder goes before a repository of the same name. `backbone` says where its backbone is now, if not under
+        A local folder takes precedence over a repository of the same name. `backbone`: where its backbone is now, if not under
         the name it had. `revision` is a branch, a tag or a commit; `token` by default what huggingface_hub finds
         (HF_TOKEN, `hf auth login`). Without a network the hub's cache is used. Settings of a newer version that this one
         doesn't know are left out.
@@ -270,20 +267,20 @@ class Adapter:
         _, config, tensors = open_adapter(name, revision, token, own_backbone=backbone is None)
         kind = find(config.method)
         try:
-            check_settings(TrainSettings, _fields_of(TrainSettings, config.training.settings))
-            check_settings(kind.Settings, own := _fields_of(kind.Settings, config.settings))
+            check_settings(TrainSettings, trained := known(TrainSettings, config.training.settings))
+            check_settings(kind.Settings, settings := known(kind.Settings, config.settings))
         except AdapterError as error:
             raise _unusable(name, error) from None
         clip = frozen(config.backbone if backbone is None else backbone, Processes(device).device)
-        found = fingerprint(clip)
-        if found != config.backbone_fingerprint:
+        actual = fingerprint(clip)
+        if actual != config.backbone_fingerprint:
             raise AdapterError(
-                f"{name} was made on the backbone {config.backbone!r} (fingerprint {config.backbone_fingerprint[:12]}), but "
-                f"{clip.name or 'the one given'} is a different one (fingerprint {found[:12]}): load it with the backbone "
-                "that it was made on."
+                f"{name} was trained on the backbone {config.backbone!r} (fingerprint {config.backbone_fingerprint[:12]}), but "
+                f"{clip.name or 'the one given'} is a different one (fingerprint {actual[:12]}): load it with the backbone "
+                "that it was trained on."
             )
         try:
-            method = build(kind, clip, make_settings(config.method, own), tensors, len(config.classes))
+            method = build(kind, clip, make_settings(config.method, settings), tensors, len(config.classes))
         except (AdapterError, SettingsError) as error:
             raise _unusable(name, error) from error
         return cls(
@@ -293,7 +290,7 @@ class Adapter:
             template=config.template,
             added_classes=config.added_classes,
             numbers=config.labels,
-            training=replace(config.training, settings=_fields_of(TrainSettings, config.training.settings)),
+            training=replace(config.training, settings=trained),
             train_keys=config.train_keys,
             weights_sha256=config.weights_sha256,
         )
@@ -316,10 +313,5 @@ def frozen(backbone: str | CLIP, device: torch.device) -> CLIP:
     return clip.to(device).requires_grad_(False).eval()
 
 
-def _fields_of(kind: type, values: dict[str, Any]) -> dict[str, Any]:
-    known = {f.name for f in fields(kind)}
-    return {name: value for name, value in values.items() if name in known}
-
-
 def _unusable(name: str | Path, error: Exception) -> AdapterError:
-    return AdapterError(f"{name} can't be used ({error}): copy the adapter again, or fit anew.")
+    return AdapterError(f"{name} can't be used ({error}): copy the adapter again, or fit again.")

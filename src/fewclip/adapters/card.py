@@ -7,18 +7,17 @@ HTML has an effect, or is written by huggingface_hub's YAML writer; unprintable 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fewclip.adapters.config import AdapterConfig, known
 from fewclip.clip.load import EMBEDDED, hub_id
-from fewclip.errors import SettingsError, visible
+from fewclip.errors import visible
 from fewclip.files.markdown import markdown_table
 from fewclip.methods import find
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
-
-    from fewclip.adapters.config import AdapterConfig
 
 FOLDED = 30
 """Classes that are listed openly; a longer list is folded."""
@@ -42,16 +41,19 @@ def model_card(
         licence: an identifier of the hub, such as mit.
         results: accuracies to state.
     """
+    settings = [(code(name), code(value)) for name, value in (config.settings | config.training.settings).items()]
+    stated = f"{code(licence)}." if licence else "Not stated."
+    data = f" for {code(config.training.data)}" if config.training.data else ""
     sections = [
-        f"# {_title(config)}",
+        f"# {find(config.method).title} adapter of CLIP{data}",
         _introduction(config, parameters),
         _table(("", ""), _facts(config, parameters)),
         f"## Classes\n\n{_classes(config)}",
         f"## Use\n\n{_use(config, repo)}",
         f"## Results\n\n{_results(results)}",
-        f"## Settings\n\n{_fold('All settings of training and of the method', _table(('setting', 'value'), _settings(config)))}",
+        f"## Settings\n\n{_fold('All settings of training and of the method', _table(('setting', 'value'), settings))}",
         f"## Limits\n\n{_limits(config)}",
-        f"## Licence\n\n{_licence(licence)}",
+        f"## Licence\n\n{stated} The backbone and the training images have their own licences, which are {UNKNOWN} here.",
     ]
     return f"---\n{_metadata(config, repo, licence, results)}\n---\n\n" + "\n\n".join(sections) + "\n"
 
@@ -100,14 +102,9 @@ def _evaluation(one: Stated) -> EvalResult:
     )
 
 
-def _title(config: AdapterConfig) -> str:
-    data = config.training.data
-    return f"{find(config.method).title} adapter of CLIP" + (f" for {code(data)}" if data else "")
-
-
 def _introduction(config: AdapterConfig, parameters: int) -> str:
     return (
-        f"{parameters:,} trained numbers that adapt the frozen CLIP {code(config.backbone)} to {len(config.classes)} classes, "
+        f"{parameters:,} trained parameters that adapt the frozen CLIP {code(config.backbone)} to {len(config.classes)} classes, "
         f"made with fewclip {code(config.fewclip_version)}. CLIP's own weights are not included. The files are safetensors, JSON "
         "and this text; nothing in them is executed."
     )
@@ -116,7 +113,7 @@ def _introduction(config: AdapterConfig, parameters: int) -> str:
 def _facts(config: AdapterConfig, parameters: int) -> Iterable[tuple[str, str]]:
     kind, training = find(config.method), config.training
     base = hub_id(config.backbone)
-    where = "comes with fewclip" if config.backbone in EMBEDDED else "a local file of the maker, not on the hub"
+    where = "comes with fewclip" if config.backbone in EMBEDDED else "a local file of the author's, not on the hub"
     link = f"[{base}](https://huggingface.co/{base})" if base else where
     yield "Method", f"{kind.title} ({kind.paper})"
     yield "Trained", f"{kind.trained}: {parameters:,} numbers"
@@ -132,10 +129,8 @@ def _facts(config: AdapterConfig, parameters: int) -> Iterable[tuple[str, str]]:
 
 
 def _classes(config: AdapterConfig) -> str:
-    parts = [_names(config.classes, "Trained")]
-    if config.added_classes:
-        parts.append(_names(config.added_classes, "Added by name"))
-    return "\n\n".join(parts)
+    kinds = {"Trained": config.classes, "Added by name": config.added_classes}
+    return "\n\n".join(_names(names, what) for what, names in kinds.items() if names)
 
 
 def _names(names: Sequence[str], what: str) -> str:
@@ -149,7 +144,7 @@ def _fold(heading: str, content: str) -> str:
 
 
 def _use(config: AdapterConfig, repo: str | None) -> str:
-    source = "this folder" if repo is None else repo
+    source = repo or "this folder"
     extra = ""
     if hub_id(config.backbone) is None and config.backbone not in EMBEDDED:
         extra = '\n\nThe backbone is not on the hub: give its file or folder as `backbone="…"` (`--backbone`).'
@@ -176,25 +171,13 @@ def _results(results: Sequence[Stated]) -> str:
         return "None are stated."
     head = ("protocol", "data", "images of", "classes", "candidates", "images", "accuracy (%)")
     lines = [
-        (
-            code(r.protocol),
-            code(r.data),
-            code(r.part),
-            code(r.split),
-            str(r.candidates),
-            str(r.images),
-            f"{r.accuracy:.2f}",
-        )
+        (*map(code, (r.protocol, r.data, r.part, r.split)), str(r.candidates), str(r.images), f"{r.accuracy:.2f}")
         for r in results
     ]
     return (
         f"{_table(head, lines)}\n\nAccuracy is the share of images whose most probable class, among the candidates, is the right "
         "one. Base classes were trained on; novel classes are recognised from their names alone."
     )
-
-
-def _settings(config: AdapterConfig) -> Iterable[tuple[str, str]]:
-    return ((code(name), code(value)) for name, value in (config.settings | config.training.settings).items())
 
 
 def _limits(config: AdapterConfig) -> str:
@@ -212,17 +195,11 @@ def _limits(config: AdapterConfig) -> str:
     )
 
 
-def _licence(licence: str | None) -> str:
-    stated = f"{code(licence)}." if licence else "Not stated."
-    return f"{stated} The backbone and the training images have their own licences, which are {UNKNOWN} here."
-
-
 def _answers_new(config: AdapterConfig) -> bool:
     kind = find(config.method)
-    known = {f.name for f in fields(kind.Settings)}
     try:
-        return kind.answers_new_with(kind.Settings(**{k: v for k, v in config.settings.items() if k in known}))
-    except (SettingsError, TypeError, ValueError):
+        return kind.answers_new_with(kind.Settings(**known(kind.Settings, config.settings)))
+    except (TypeError, ValueError):
         return bool(kind.new_classes)
 
 

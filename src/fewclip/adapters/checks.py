@@ -1,9 +1,8 @@
-"""What an adapter that somebody else made must satisfy before it is used."""
+"""What an untrusted adapter must satisfy before it is used."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import torch
@@ -28,44 +27,42 @@ MOST_CONSTANTS = 10_000_000
 
 
 def check_config(config: AdapterConfig) -> None:
-    """That every value is of its type, and that class names and the template are such that prompts can be made of them.
+    """Check that every value has its type, and that prompts can be made of the class names and the template.
 
     Raises:
-        AdapterError: says what is wrong, without the adapter's name.
+        AdapterError: what is wrong; the message lacks the adapter's name.
     """
-    _check_types(config)
-    _check_types(config.training, "training.")
+    _check_types(type(config), vars(config), "")
+    _check_types(type(config.training), vars(config.training), "training.")
     try:
         check_names(config.classes + config.added_classes, where="the adapter", repeats=True)
         find_template(config.template)
     except PromptError as error:
         raise AdapterError(str(error)) from None
     if len(config.template) > LONGEST_TEMPLATE or not config.template.isprintable():
-        raise AdapterError(f"its template has {len(config.template)} characters or odd ones")
+        raise AdapterError(f"its template has {len(config.template)} characters, or characters that are not allowed")
     if not config.classes:
         raise AdapterError("it names no classes")
     if config.labels and len(set(config.labels)) != len(config.classes + config.added_classes):
         raise AdapterError(f"it has {len(set(config.labels))} labels, not one for each class")
 
 
-def _check_types(values: Any, before: str = "") -> None:
-    hints = get_type_hints(type(values))
-    for field in fields(values):
-        value = getattr(values, field.name)
-        if not fits(value, hints[field.name]):
-            raise AdapterError(f"{before}{field.name} is {str(value)[:40]!r}")
+def _check_types(kind: type, values: Mapping[str, Any], before: str) -> None:
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        if not fits(value, hints[name]):
+            raise AdapterError(f"{before}{name} is {str(value)[:40]!r}")
 
 
 def check_settings(settings: type, values: Mapping[str, Any]) -> None:
-    """That values are of the types of a dataclass of settings, and no number is beyond all reason.
+    """Check that values have the types of a dataclass of settings, and that no number is unreasonably large.
 
     Raises:
-        AdapterError: says which is not, without the adapter's name.
+        AdapterError: a value that is not; the message lacks the adapter's name.
     """
-    hints = get_type_hints(settings)
+    _check_types(settings, values, "the setting ")
     for name, value in values.items():
-        large = isinstance(value, (int, float)) and abs(value) > LARGEST and name != "seed"
-        if large or not fits(value, hints[name]):
+        if isinstance(value, (int, float)) and abs(value) > LARGEST and name != "seed":
             raise AdapterError(f"the setting {name} is {str(value)[:40]!r}")
 
 
@@ -84,15 +81,15 @@ def build(kind: type[Method], clip: CLIP, settings: Any, tensors: Mapping[str, T
     except FewclipError:
         raise
     except Exception as error:
-        raise AdapterError(f"its settings make no {kind.name} ({error})") from error
+        raise AdapterError(f"its settings are not valid for {kind.name} ({error})") from error
     _load(shapes, tensors, assign=True)
     if sum(tensor.numel() for tensor in shapes.buffers() if tensor.is_meta) > MOST_CONSTANTS:
-        raise AdapterError("its settings ask for far more numbers than it has")
+        raise AdapterError("its settings ask for far more parameters than it contains")
     method = kind(clip, settings, classes)
     fresh = {name: bool(torch.isfinite(tensor).all()) for name, tensor in method.state_dict().items()}
     for name, tensor in tensors.items():
         if fresh.get(name) and not torch.isfinite(tensor).all():
-            raise AdapterError(f"{name} holds numbers that are not finite")
+            raise AdapterError(f"{name} contains values that are not finite")
     _load(method, tensors)
     return method
 

@@ -71,11 +71,12 @@ class AdapterConfig:
         Raises:
             TypeError: a key is missing.
         """
-        known = _known(cls, raw)
-        if isinstance(known.get("training"), dict):
-            known["training"] = TrainingSummary(**_known(TrainingSummary, known["training"]))
-        return cls(**known)
+        values = known(cls, raw)
+        if isinstance(values.get("training"), dict):
+            values["training"] = TrainingSummary(**known(TrainingSummary, values["training"]))
+        return cls(**values)
 
 
-def _known(kind: type, raw: Mapping[str, Any]) -> dict[str, Any]:
+def known(kind: type, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the values that are fields of a dataclass: a newer version may have written others."""
     return {f.name: raw[f.name] for f in fields(kind) if f.name in raw}

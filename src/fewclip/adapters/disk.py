@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -102,7 +101,7 @@ def read_config(folder: str | Path) -> AdapterConfig:
     try:
         raw = parse_json(read_bytes(path))
     except (ValueError, OSError) as error:
-        raise AdapterError(f"{path} can't be read ({error}): copy the adapter again, or fit again.") from error
+        raise _damaged(path, error) from error
     if not isinstance(raw, dict) or "backbone_fingerprint" not in raw:
         raise AdapterError(
             f"{path} can't be read as an adapter of fewclip (it lacks backbone_fingerprint; other libraries use the same "
@@ -115,13 +114,14 @@ def read_config(folder: str | Path) -> AdapterConfig:
         )
     try:
         config = AdapterConfig.parse(raw)
-    except TypeError as error:
-        raise AdapterError(f"{path} can't be read ({error}): copy the adapter again, or fit again.") from error
-    try:
         check_config(config)
-    except AdapterError as error:
-        raise AdapterError(f"{path} can't be read ({error}): copy the adapter again, or fit again.") from None
+    except (TypeError, AdapterError) as error:
+        raise _damaged(path, error) from error
     return config
+
+
+def _damaged(path: Path, error: Exception) -> AdapterError:
+    return AdapterError(f"{path} can't be read ({error}): copy the adapter again, or fit again.")
 
 
 def read_adapter(folder: str | Path) -> tuple[AdapterConfig, bytes]:
@@ -153,15 +153,14 @@ def _weights(folder: Path, checksum: str) -> bytes | None:
     if not present:
         raise AdapterError(f"{folder} is not a finished adapter, {WEIGHTS} is missing: {FITTED}")
     for place in present:
-        with suppress(FileNotFoundError):  # another process has just renamed it
-            try:
-                data = read_bytes(place, LARGEST)
-            except FileNotFoundError:
-                raise
-            except OSError as error:
-                raise AdapterError(f"{place} can't be read ({error.strerror}): copy the adapter again.") from error
-            if hashlib.sha256(data).hexdigest() == checksum:
-                return data
+        try:
+            data = read_bytes(place, LARGEST)
+        except FileNotFoundError:  # another process has just renamed it
+            continue
+        except OSError as error:
+            raise AdapterError(f"{place} can't be read ({error.strerror}): copy the adapter again.") from error
+        if hashlib.sha256(data).hexdigest() == checksum:
+            return data
     return None
 
 

@@ -32,19 +32,18 @@ def graph_of(
     level = quiet.level
     quiet.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), torch.no_grad(), PlainAttention():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                module, tuple(inputs.values()), dynamo=True, dynamic_shapes=dict(shapes), input_names=list(inputs),
-                output_names=[output], opset_version=OPSET, verbose=False, external_data=False,
-            )  # fmt: skip
-        assert program is not None
-        model = program.model_proto
-        if dtype == "fp16":
-            from onnxruntime.transformers.float16 import convert_float_to_float16
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the tracer, and about numbers that half precision holds as 0
+            with torch.no_grad(), PlainAttention():
+                program = torch.onnx.export(
+                    module, tuple(inputs.values()), dynamo=True, dynamic_shapes=dict(shapes), input_names=list(inputs),
+                    output_names=[output], opset_version=OPSET, verbose=False, external_data=False,
+                )  # fmt: skip
+            assert program is not None
+            model = program.model_proto
+            if dtype == "fp16":
+                from onnxruntime.transformers.float16 import convert_float_to_float16
 
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # numbers that half precision holds as 0
                 model = convert_float_to_float16(model, keep_io_types=True)
         return bytes(model.SerializeToString())
     except Exception as error:  # torch raises whatever its tracing led to
@@ -53,7 +52,7 @@ def graph_of(
             first = first.__cause__
         reason = (str(first).strip() or type(first).__name__).split("\n")[0]
         if type(first).__name__ == "GuardOnDataDependentSymNode":
-            reason = "which steps it takes depends on the values of its input"
+            reason = "the steps it takes depend on the values of its input"
         raise ExportError(
             f"{method} can't be exported: what it computes can't be traced to an ONNX graph ({reason[:200]})."
         ) from error

@@ -25,43 +25,39 @@ NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
 """What may be user/name rather than a path; the hub is stricter."""
 
 
-def find_adapter(name: str | Path, revision: str | None = None, token: str | None = None) -> tuple[Path, bool]:
-    """The folder of an adapter, and whether it came from the hub. A local folder goes before a repository of its name.
-
-    `name` is a folder, or `user/name` or `user/name@revision` on the hub. What the cache has is not downloaded again;
-    without a network the cache is used.
-
-    Raises:
-        AdapterError: nothing there, no access, no network and not in the cache, or no adapter in it.
-    """
-    text = str(name)
-    repo, _, after = text.partition("@")
-    if not NAME.fullmatch(repo) or os.path.exists(text):
-        if revision is not None:
-            raise AdapterError(
-                f"revision is {revision!r}, but {text!r} is a local folder or not a name on the Hugging Face hub: leave it out, "
-                "or give user/name."
-            )
-        return Path(text).expanduser(), False
-    if revision is not None and after and after != revision:
-        raise AdapterError(
-            f"{text!r} asks for the revision {after!r}, but revision is {revision!r}: give only one of them."
-        )
-    return fetch(repo, revision or after or None, token), True
-
-
 def open_adapter(
     name: str | Path, revision: str | None = None, token: str | None = None, *, own_backbone: bool = True
 ) -> tuple[Path, AdapterConfig, dict[str, Tensor]]:
-    """The folder of an adapter, its configuration and tensors. `own_backbone`: it will be loaded on the backbone it names.
+    """The folder of an adapter, its configuration and tensors. A local folder takes precedence over a
+    repository of its name.
+
+    `name` is a folder, or `user/name` or `user/name@revision` on the hub. What the cache has is not downloaded again;
+    without a network the cache is used. `own_backbone`: it will be loaded on the backbone it names.
 
     Raises:
-        AdapterError: see `find_adapter`, `load_adapter` and `check_backbone`.
+        AdapterError: nothing there, no access, no network and not in the cache, or no adapter in it; as `load_adapter`; or
+            a fetched one whose backbone is neither embedded nor on the hub.
     """
-    folder, fetched = find_adapter(name, revision, token)
+    text = str(name)
+    repo, _, after = text.partition("@")
+    fetched = NAME.fullmatch(repo) is not None and not os.path.exists(text)
+    if not fetched and revision is not None:
+        raise AdapterError(
+            f"revision is {revision!r}, but {text!r} is a local folder or not a name on the Hugging Face hub: leave it out, "
+            "or give user/name."
+        )
+    if fetched and revision is not None and after and after != revision:
+        raise AdapterError(
+            f"{text!r} asks for the revision {after!r}, but revision is {revision!r}: give only one of them."
+        )
+    folder = fetch(repo, revision or after or None, token) if fetched else Path(text).expanduser()
     config, tensors = load_adapter(folder)
-    if fetched and own_backbone:
-        check_backbone(str(name), config)
+    # The author of a fetched adapter chose its backbone's name: no path of this machine is opened under that name.
+    if fetched and own_backbone and config.backbone not in EMBEDDED and hub_id(config.backbone) is None:
+        raise AdapterError(
+            f"{name} was trained on the backbone {config.backbone!r}, which is neither embedded nor on the Hugging Face hub: "
+            "ask the adapter's author for it and give backbone=… (--backbone)."
+        )
     return folder, config, tensors
 
 
@@ -69,7 +65,7 @@ def fetch(repo: str, revision: str | None = None, token: str | None = None) -> P
     """The local folder of an adapter's files, both of one commit, downloaded where the cache lacks them.
 
     Raises:
-        AdapterError: see `find_adapter`.
+        AdapterError: see `open_adapter`.
     """
 
     def wanted(sizes: Mapping[str, int | None]) -> tuple[str, str]:
@@ -101,19 +97,6 @@ def check_size(repo: str, name: str, size: int) -> None:
     """
     if size > MOST_BYTES[name]:
         raise AdapterError(
-            f"{name} of {repo} has {size / 1e6:,.0f} MB, far more than an adapter has; fewclip downloads and pushes at most "
+            f"{name} of {repo} has {size / 1e6:,.0f} MB, far more than an adapter needs; fewclip downloads and pushes at most "
             f"{MOST_BYTES[name] / 1e6:,.0f} MB. If you trust it, download it yourself and give the folder."
-        )
-
-
-def check_backbone(name: str, config: AdapterConfig) -> None:
-    """Refuse to look for the backbone of a fetched adapter at a path that its maker chose.
-
-    Raises:
-        AdapterError
-    """
-    if config.backbone not in EMBEDDED and hub_id(config.backbone) is None:
-        raise AdapterError(
-            f"{name} was made on the backbone {config.backbone!r}, which is neither embedded nor on the Hugging Face hub: ask "
-            "its maker for it and give backbone=… (--backbone)."
         )

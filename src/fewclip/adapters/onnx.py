@@ -41,17 +41,15 @@ class Exported:
     """Largest difference of a probability from torch's."""
 
 
-class Whole(nn.Module):
-    """Pixels to probabilities over the adapter's classes."""
+class ImagePart(nn.Module):
+    """Pixels to probabilities over classes whose features are an input."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, adapter: Adapter, raw: bool) -> None:
         super().__init__()
-        self.method, self.clip = adapter.method, adapter.clip
-        self.encoded, self.seen = adapter.candidates()
-        self.raw = raw
+        self.method, self.clip, self.raw = adapter.method, adapter.clip, raw
         preprocess = adapter.clip.preprocess
         self.register_buffer("mean", torch.tensor(preprocess.mean)[:, None, None])
         self.register_buffer("std", torch.tensor(preprocess.std)[:, None, None])
@@ -59,18 +57,19 @@ class Whole(nn.Module):
     def normalise(self, pixels: Tensor) -> Tensor:
         return (pixels.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
 
-    def probabilities(self, pixels: Tensor, classes: Any, seen: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, classes: Any, seen: Tensor) -> Tensor:
         return self.method.scores(self.normalise(pixels) if self.raw else pixels, classes, seen).float().softmax(dim=-1)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.probabilities(pixels, self.encoded, self.seen)
 
+class Whole(ImagePart):
+    """Pixels to probabilities over the adapter's classes."""
 
-class ImagePart(Whole):
-    """Pixels to probabilities over classes whose features are an input."""
+    def __init__(self, adapter: Adapter, raw: bool) -> None:
+        super().__init__(adapter, raw)
+        self.encoded, self.seen = adapter.candidates()
 
-    def forward(self, pixels: Tensor, classes: Tensor, seen: Tensor) -> Tensor:  # type: ignore[override]
-        return self.probabilities(pixels, classes, seen)
+    def forward(self, pixels: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(pixels, self.encoded, self.seen)
 
 
 class TextPart(nn.Module):
@@ -99,7 +98,7 @@ class GivenTokens(ClassTexts):
 
     @cached_property
     def name_lengths(self) -> Tensor:  # type: ignore[override]
-        raise ExportError("where a class name ends can't be seen in the tokens of its prompt")
+        raise ExportError("the end of a class name can't be found in the tokens of its prompt")
 
 
 def export(
@@ -145,28 +144,39 @@ def export(
     # Tracing takes a dimension of size 1 for a constant, so a free one is traced at 2 and checked at two other sizes.
     batch = {"pixels": {0: torch.export.Dim("batch", max=4096)}} if dynamic_batch else {"pixels": None}
     trace = images(2 if dynamic_batch else 1)
-    data = graph_of(whole, adapter.method.name, {"pixels": trace}, batch, "probabilities", dtype)
-    error = difference(data, whole, [{"pixels": images(n)} for n in ((1, 3) if dynamic_batch else (1,))], dtype)
-    graphs = {out: data}
+    graphs: dict[Path, bytes] = {}
+    errors = []
+
+    def add(path: Path, module: nn.Module, inputs: dict[str, Tensor], shapes: Any, output: str, examples: Any) -> None:
+        graphs[path] = graph_of(module, adapter.method.name, inputs, shapes, output, dtype)
+        errors.append(difference(graphs[path], module, examples, dtype))
+
+    checked = [{"pixels": images(count)} for count in ((1, 3) if dynamic_batch else (1,))]
+    add(out, whole, {"pixels": trace}, batch, "probabilities", checked)
     if parts:
-        names = {"image": out.with_name(f"{out.stem}-image.onnx"), "text": out.with_name(f"{out.stem}-text.onnx")}
-        image, text = ImagePart(adapter, raw).eval(), TextPart(adapter).eval()
         classes = torch.export.Dim("classes", min=1, max=65536)
         shapes = batch | {"classes": {0: classes}, "seen": {0: classes}}
         given = {"pixels": trace, "classes": whole.encoded, "seen": whole.seen}
-        graphs[names["image"]] = graph_of(image, adapter.method.name, given, shapes, "probabilities", dtype)
-        error = max(error, difference(graphs[names["image"]], image, [given | {"pixels": images(len(trace))}], dtype))
-        tokens = token_ids(adapter, sentence, adapter.classes)
+        again = given | {"pixels": images(len(trace))}
+        add(
+            out.with_name(f"{out.stem}-image.onnx"),
+            ImagePart(adapter, raw).eval(),
+            given,
+            shapes,
+            "probabilities",
+            [again],
+        )
+        given = {"tokens": token_ids(adapter, sentence, adapter.classes)}
+        one = {"tokens": given["tokens"][:1]}
         free = {"tokens": {0: classes}}
-        graphs[names["text"]] = graph_of(text, adapter.method.name, {"tokens": tokens}, free, "classes", dtype)
-        error = max(error, difference(graphs[names["text"]], text, [{"tokens": tokens[:1]}, {"tokens": tokens}], dtype))
+        add(out.with_name(f"{out.stem}-text.onnx"), TextPart(adapter).eval(), given, free, "classes", [one, given])
         assert adapter.clip.tokenizer is not None
         graphs[out.with_name(f"{out.stem}-tokenizer.json")] = adapter.clip.tokenizer.to_json().encode()
     # The description comes last, and is deleted first where an export is replaced: next to one, all graphs belong to it.
     about = _description(adapter, dtype, dynamic_batch, pixels) | {"template": sentence}
     files = graphs | {out.with_suffix(".json"): as_json(about)}
     write_files(files, finish=out.with_suffix(".json"))
-    return Exported(list(files), error)
+    return Exported(list(files), max(errors))
 
 
 def _sentence(adapter: Adapter, encoded: Any) -> str:

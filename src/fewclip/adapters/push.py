@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
@@ -17,6 +16,7 @@ from fewclip.adapters.hub import MOST_BYTES, NAME, check_size
 from fewclip.clip.hub import TIMEOUT, reason, refusal
 from fewclip.clip.load import EMBEDDED, hub_id
 from fewclip.errors import DataError, FewclipError, OutputError
+from fewclip.files.write import as_json
 from fewclip.version import __version__
 
 if TYPE_CHECKING:
@@ -65,12 +65,12 @@ def pack(
 
     try:
         validate_repo_id(repo)
+        if not NAME.fullmatch(repo):
+            raise HFValidationError("expected user/name")
     except HFValidationError as error:
         raise OutputError(
             f"{repo!r} is not the name of a repository on the Hugging Face hub: {reason(error)}."
         ) from error
-    if not NAME.fullmatch(repo):
-        raise OutputError(f"{repo!r} is not the name of a repository on the Hugging Face hub: expected user/name.")
     if licence is not None and re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", licence) is None:
         raise OutputError(
             f"The licence {licence!r} is not an identifier of the Hugging Face hub: expected one such as mit, apache-2.0, "
@@ -83,12 +83,10 @@ def pack(
         config = replace(config, backbone=re.split(r"[/\\]", config.backbone.rstrip("/\\"))[-1] or "unnamed")
     if not train_names:
         config = replace(config, train_keys=[])
-    if card is None:
-        text = model_card(config, sum(t.numel() for t in tensors.values()), repo=repo, licence=licence, results=results)
-    else:
-        text = _own_card(Path(card))
-    settings = json.dumps(asdict(config), indent=2, ensure_ascii=False) + "\n"
-    files = {CARD: text.encode(), CONFIG: settings.encode(), WEIGHTS: weights}
+    count = sum(t.numel() for t in tensors.values())
+    generated = model_card(config, count, repo=repo, licence=licence, results=results)
+    text = generated if card is None else _own_card(Path(card))
+    files = {CARD: text.encode(), CONFIG: as_json(asdict(config)), WEIGHTS: weights}
     for name in MOST_BYTES:
         check_size(repo, name, len(files[name]))
     return Package(repo, files, len(config.train_keys))

@@ -101,42 +101,25 @@ def tested_row(
     variant: str | None,
 ) -> Row:
     """One test of a run, as a row without the head that `measured_rows` adds when the run has ended."""
+    measured = cast("Row", {name: value for name, value in result.as_dict().items() if name != "seconds"})
     return {
-        "protocol": run.protocol,
-        "preset": run.preset,
-        "method": run.method,
+        **_described(run),
         "settings": asdict(adapter.method.settings),
         "training": {k: v for k, v in adapter.training.settings.items() if k not in FREE_SETTINGS},
-        "ablation": run.ablation,
         "variant": variant or run.variant,
-        "backbone": run.backbone,
         "backbone_fingerprint": fingerprint(adapter.clip),
-        "source": run.source,
         "dataset": dataset,
         "template": template,
-        "split": result.split,
         "candidates": candidates,
-        "seed": run.seed,
-        "shots": run.shots,
         "train_images": adapter.training.images,
         "val_images": adapter.training.val_images,
         "chosen": adapter.training.chosen,
-        "images": result.images,
-        "classes": result.classes,
-        "accuracy": result.accuracy,
-        "mean_class_accuracy": result.mean_class_accuracy,
-        "per_class": result.per_class,
-        "calibration_error": result.calibration_error,
-        "confusions": result.confusions,
-        "examples": result.examples,
+        **measured,
         "parameters": adapter.parameters,
         "train_seconds": adapter.training.seconds,
         "predict_seconds": result.seconds,
         "peak_memory_mb": memory.mb(),
         "gpu_memory_mb": memory.gpu_mb(),
-        "versions": versions(),
-        "machine": machine(),
-        "finished": now(),
     }
 
 
@@ -148,34 +131,27 @@ def measured_rows(run: Run, tested: Sequence[Row], note: str | None) -> list[Row
 
 def failed_row(run: Run, error: str) -> Row:
     """The row of a run that failed."""
+    head: Row = {"run": run.name, "row": 1, "rows": 1, "status": "failed", "error": error}
+    asked: Row = {"settings": run.settings, "template": run.template, "dataset": run.source}
+    return {**head, **_described(run), **asked}
+
+
+def _described(run: Run) -> Row:
+    """What any row of a run has."""
     return {
-        "run": run.name,
-        "row": 1,
-        "rows": 1,
-        "status": "failed",
-        "error": error,
         "protocol": run.protocol,
+        "preset": run.preset,
         "method": run.method,
+        "ablation": run.ablation,
+        "variant": run.variant,
+        "backbone": run.backbone,
         "source": run.source,
         "seed": run.seed,
         "shots": run.shots,
-        "preset": run.preset,
-        "settings": run.settings,
-        "backbone": run.backbone,
-        "template": run.template,
-        "ablation": run.ablation,
-        "variant": run.variant,
-        "dataset": run.source,
         "versions": versions(),
         "machine": machine(),
         "finished": now(),
     }
-
-
-def rows_file(place: str | Path) -> Path:
-    """The file of rows of a results folder, or the file itself."""
-    place = Path(place)
-    return place / ROWS if os.path.isdir(place) or place.suffix != ".jsonl" else place
 
 
 def read_rows(place: str | Path) -> list[Row]:
@@ -185,9 +161,12 @@ def read_rows(place: str | Path) -> list[Row]:
     Raises:
         DataError: no such file, or a line that is not a row.
     """
-    path = rows_file(place)
+    path = Path(place)
+    if os.path.isdir(path) or path.suffix != ".jsonl":
+        path /= ROWS
     if not os.path.isfile(path):
         raise DataError(f"There are no results at {path}: make some with `fewclip bench … --out {Path(place)}`.")
+    # A run may have been tried several times: each attempt begins with its first row.
     attempts: dict[str, list[list[Row]]] = {}
     try:
         lines = read_bytes(path, LARGEST).split(b"\n")
@@ -200,7 +179,7 @@ def read_rows(place: str | Path) -> list[Row]:
             row = cast("Row", parse_json(line))
             run, part = row["run"], row["row"]
             if [type(row["run"]), type(row["row"]), type(row["rows"]), type(row["status"])] != [str, int, int, str]:
-                raise ValueError("its head has other types")
+                raise ValueError("its first fields have the wrong types")
         except (ValueError, KeyError, TypeError) as error:
             if number == len(lines):  # no newline after it: its writing was cut off
                 continue
@@ -209,6 +188,7 @@ def read_rows(place: str | Path) -> list[Row]:
         if part == 1 or not tries:
             tries.append([])
         tries[-1].append(row)
+    # An attempt counts if all its rows are there, a failed one only if none succeeded.
     kept: list[Row] = []
     for tries in attempts.values():
         complete = [rows for rows in tries if [row["row"] for row in rows] == list(range(1, len(rows) + 1))]
@@ -224,25 +204,24 @@ def finished_runs(rows: Iterable[Row]) -> set[str]:
 
 
 def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add the rows of one run. Earlier rows are never touched, not even when the disk is full.
+    """Append the rows of one run. Earlier rows are never changed, not even when the disk is full.
 
     Raises:
         OutputError: the file can't be written to; it is as it was before.
     """
-    data = "".join(json.dumps(row, ensure_ascii=False, sort_keys=False) + "\n" for row in rows).encode(
-        errors="backslashreplace"
-    )
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     try:
         make_folder(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
+            # What a kill left of a row goes first; then all rows are written at once, or none.
             size, missing = _whole_lines(descriptor)
-            data = missing + data
+            data = missing + text.encode(errors="backslashreplace")
             os.ftruncate(descriptor, size)
             try:
                 written = os.pwrite(descriptor, data, size)
                 if written != len(data):
-                    raise OSError(None, "no room for all of it")
+                    raise OSError(None, "not enough room for all of it")
                 os.fsync(descriptor)
                 sync_folder(path.parent)
             except OSError:

@@ -51,7 +51,9 @@ class Run:
         words = [self.protocol, self.method, self.source, f"{self.shots or 'all'}shots", f"seed{self.seed}"]
         words += [f"{self.ablation}-{self.variant}"] if self.ablation else []
         searching = {"val": self.val} if self.val else {}
-        return f"{_plain('-'.join(words))}-{_digest(asdict(self) | searching)}"
+        plain = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(words)).strip("-.")[-120:]
+        whole = json.dumps(asdict(self) | searching, sort_keys=True, ensure_ascii=False)
+        return f"{plain}-{hashlib.sha256(whole.encode()).hexdigest()[:10]}"
 
     @property
     def val(self) -> Literal["", "few", "all"]:
@@ -83,9 +85,7 @@ def read(name: str, split: str, root: str | None = None) -> Dataset:
     Raises:
         DataError: it is absent or unusable.
     """
-    if name in EMBEDDED:
-        return read_data(name, split)
-    if named(name):
+    if name in EMBEDDED or named(name):
         return read_data(name, split, root=root)
     below = None if root is None else Path(root, name)
     return read_data(below if below is not None and exists(below) else Path(name), split)
@@ -97,9 +97,7 @@ def backbone(name: str) -> CLIP:
     return CLIP.from_pretrained(name)
 
 
-def _plain(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")[-120:]
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:10]
+def dataset_key(name: str) -> str:
+    """The key of a published data set, whichever of its names is given; any other name as it is."""
+    benchmark = named(name)
+    return benchmark.key if benchmark else name

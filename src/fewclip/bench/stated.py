@@ -35,7 +35,7 @@ def read_results(path: str | Path, config: AdapterConfig) -> list[Stated]:
     stated = [_stated(path, row, str(row.get("protocol")), "dataset", "test") for row in done if _is_of(row, config)]
     if not stated:
         raise DataError(
-            f"None of the {len(done)} results in {path} is of this adapter: expected rows with its method ({config.method}), "
+            f"None of the {len(done)} results in {path} belongs to this adapter: expected rows with its method ({config.method}), "
             f"settings, backbone, data ({config.training.data}), shots and seed. Evaluate it with `fewclip eval --json`."
         )
     return stated
@@ -44,7 +44,7 @@ def read_results(path: str | Path, config: AdapterConfig) -> list[Stated]:
 def _evaluation(result: dict[str, Any], path: Path, config: AdapterConfig) -> Stated:
     if result.get("weights_sha256", config.weights_sha256) != config.weights_sha256:
         raise DataError(
-            f"{path} is the evaluation of another adapter, whose weights have another checksum: evaluate this one with "
+            f"{path} evaluates a different adapter, whose weights have another checksum: evaluate this one with "
             "`fewclip eval --json`."
         )
     if "weights_sha256" not in result:

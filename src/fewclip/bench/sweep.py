@@ -12,13 +12,12 @@ from fewclip.bench.ablations import variants
 from fewclip.bench.presets import settings_by_target, settings_for
 from fewclip.bench.protocols import PROTOCOLS, Bench, find_protocol
 from fewclip.bench.rows import ROWS, Row, append_rows, failed_row, finished_runs, measured_rows, read_rows
-from fewclip.bench.run import UNFINISHED, Run, Where, backbone, read
+from fewclip.bench.run import UNFINISHED, Run, Where, backbone, dataset_key, read
 from fewclip.clip.templates import find_template
-from fewclip.data.benchmarks.table import named
 from fewclip.errors import FewclipError, OutputError, SettingsError
 from fewclip.files.lock import only_writer
 from fewclip.files.write import clear
-from fewclip.methods import METHODS, find, make_settings
+from fewclip.methods import METHODS, find
 from fewclip.methods.settings import suggestion
 from fewclip.training.settings import TrainSettings, split_settings
 from fewclip.workers.progress import Progress
@@ -78,8 +77,8 @@ class Sweep:
 
     def _expand(self, methods: Sequence[str]) -> Iterator[Run]:
         for protocol in map(find_protocol, self.protocols):
-            for dataset in map(_key, self.datasets or protocol.sources):
-                targets = tuple(t for t in map(_key, self.targets or protocol.targets) if t != dataset)
+            for dataset in map(dataset_key, self.datasets or protocol.sources):
+                targets = tuple(t for t in map(dataset_key, self.targets or protocol.targets) if t != dataset)
                 for method in methods:
                     if protocol.new_classes and not self._answers_new(method):
                         if self.methods == ("all",):
@@ -89,7 +88,7 @@ class Sweep:
                             "out, or use few-shot."
                         )
                     by_target = {t: settings_by_target(self.preset, protocol.name, method, t) for t in targets}
-                    for variant, varied in self._variants(method).items():
+                    for variant, varied in self._variants(method):
                         for shots in self.shots or protocol.shots:
                             preset = settings_for(self.preset, protocol.name, method, dataset, shots)
                             for seed in self.seeds:
@@ -111,16 +110,14 @@ class Sweep:
 
     def _answers_new(self, method: str) -> bool:
         """Whether it knows classes that it was not trained on, under the settings of this sweep."""
-        own = {k: v for k, v in self.settings.items() if k in _fields(find(method).Settings)}
-        return find(method).answers_new_with(make_settings(method, own))
+        _, settings = split_settings(method, self._of(method))
+        return find(method).answers_new_with(settings)
 
-    def _variants(self, method: str) -> dict[str | None, dict[str, Any]]:
+    def _variants(self, method: str) -> Iterable[tuple[str | None, dict[str, Any]]]:
         if self.ablation is None:
-            return {None: {}}
+            return [(None, {})]
         config = backbone(self.backbone).config
-        settings_of: dict[str | None, dict[str, Any]] = {}
-        settings_of.update(variants(self.ablation, method, min(config.vision_layers, config.text_layers)))
-        return settings_of
+        return variants(self.ablation, method, min(config.vision_layers, config.text_layers)).items()
 
     def _of(self, method: str) -> dict[str, Any]:
         """The settings that training or this method has."""
@@ -141,12 +138,6 @@ class Sweep:
 
 def _fields(kind: type) -> set[str]:
     return {f.name for f in fields(kind)}
-
-
-def _key(name: str) -> str:
-    """The key of a published data set, whichever of its names was given."""
-    benchmark = named(name)
-    return benchmark.key if benchmark else name
 
 
 def check_data(runs: Iterable[Run], root: str | None) -> None:
@@ -182,7 +173,7 @@ def sweep(runs: Sequence[Run], where: Where, executor: Executor, *, quiet: bool 
         done = len(wanted) - len(left)
         with Progress("bench", len(wanted), "runs", shown=not quiet) as progress:
             if done:
-                progress.print(f"{done} of {len(wanted)} runs are done already.")
+                progress.print(f"{done} of {len(wanted)} runs are already done.")
             progress.update(done)
 
             def warn(line: str) -> None:  # also where only JSON is asked for

@@ -57,7 +57,7 @@ def _parts(spec: Spec, orders: Iterator[Order], note: Callable[[int], None]) -> 
 
 
 def _again(order: Order, death: Death) -> Order:
-    """How to do a piece that a process died over: as it is, then image by image, then without the image that is to blame."""
+    """How to do a piece that a process died over: whole, then image by image, then without the image that is to blame."""
     if not death.ready:
         return order
     if not order.careful:

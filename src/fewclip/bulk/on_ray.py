@@ -70,7 +70,7 @@ class Ray:
         except ray.exceptions.RayError as error:
             raise FewclipError(f"Ray gave up ({str(error).strip().splitlines()[-1]}). {KEPT}") from error
         if len(done) < len(orders):
-            raise FewclipError(f"Ray gave {len(done)} of {len(orders)} parts. {KEPT}")
+            raise FewclipError(f"Ray returned {len(done)} of {len(orders)} parts. {KEPT}")
 
 
 class _Actor:

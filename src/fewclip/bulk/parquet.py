@@ -63,21 +63,18 @@ class RowReader:
 
     def _values(self, piece: Rows) -> Iterator[tuple[Any, Any]]:
         """Image and id of each row."""
-        if self._group != (piece.file, piece.group) or self._next > piece.first:
-            self._group, self._next = (piece.file, piece.group), 0
-            self._stream = _stream(piece)
-        try:
-            for number in range(self._next, piece.first + piece.count):
-                value = next(self._stream)
-                self._next += 1
-                if number >= piece.first:
-                    yield value
-        except StopIteration:
-            self._group = None
-            raise OSError("it has fewer rows than its metadata states") from None
-        except BaseException:
-            self._group = None
-            raise
+        group = piece.file, piece.group
+        if self._group != group or self._next > piece.first:
+            self._next, self._stream = 0, _stream(piece)
+        self._group = None  # until the piece is read: a stream that failed, or was left, is not resumed
+        for number in range(self._next, piece.first + piece.count):
+            value = next(self._stream, None)
+            if value is None:
+                raise OSError("it has fewer rows than its metadata states")
+            self._next += 1
+            if number >= piece.first:
+                yield value
+        self._group = group
 
 
 def _stream(piece: Rows) -> Iterator[tuple[Any, Any]]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from fewclip.clip.decode import Source
 from fewclip.errors import DataError
@@ -31,7 +31,6 @@ class Image(NamedTuple):
 class Files:
     """Image files: `names` below the folder `base`, which may be empty."""
 
-    kind: ClassVar[str] = "files"
     base: str
     names: list[str]
 
@@ -48,7 +47,6 @@ class Files:
 class Members:
     """Members of a tar: name, offset of the first byte, number of bytes (-1: none, such as a link)."""
 
-    kind: ClassVar[str] = "members"
     tar: str
     members: list[tuple[str, int, int]]
 
@@ -68,7 +66,6 @@ class Rows:
     `fewclip.bulk.parquet.RowReader` reads them.
     """
 
-    kind: ClassVar[str] = "rows"
     file: str
     group: int
     first: int
@@ -82,12 +79,12 @@ class Rows:
 
 
 Piece: TypeAlias = "Files | Members | Rows"
-KINDS: dict[str, Callable[..., Piece]] = {kind.kind: kind for kind in (Files, Members, Rows)}
+KINDS: dict[str, Callable[..., Piece]] = {kind.__name__.lower(): kind for kind in (Files, Members, Rows)}
 
 
 def to_line(piece: Piece) -> bytes:
     """As a line of JSON; in ASCII, so that names that are not UTF-8 keep their bytes."""
-    return json.dumps({"kind": piece.kind, **asdict(piece)}, separators=(",", ":")).encode() + b"\n"
+    return json.dumps({"kind": type(piece).__name__.lower(), **asdict(piece)}, separators=(",", ":")).encode() + b"\n"
 
 
 def from_line(line: bytes) -> Piece:

@@ -54,7 +54,7 @@ def write_plan(path: Path, sources: Sources) -> Plan:
     except OSError as error:
         raise OutputError(f"Could not write {path}: {error.strerror or error}. Choose a place with room.") from error
     if not places:
-        raise DataError("There are no images in what was named.")
+        raise DataError("The sources that were given contain no images.")
     return Plan(path, places, counts, digest.hexdigest())
 
 

@@ -1,4 +1,4 @@
-"""Prediction into a file: what is to be done, what is done already, who does the rest, and the one file at the end."""
+"""Prediction into a file: list the pieces, skip those that are finished, predict the rest, and join them into one file."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def label(
     sources = Sources(job.sources, column=job.column, id_column=job.id_column, but=out)
     work = Work(out)
     with work.alone():
-        # The source is listed anew each time: a file that was added, removed or changed makes it another source.
+        # The source is listed again each time: a file that was added, removed or changed makes it another source.
         plan = write_plan(work.plan, sources)
         identity = _identity(job, asdict(config), plan)
         before = work.finished()
@@ -134,7 +134,7 @@ def _join(work: Work, plan: Plan, ending: str, about: dict[str, Any], probabilit
         work.joined.unlink(missing_ok=True)
         raise OutputError(f"Could not write {work.out}: {error.strerror or error}. Make room. {KEPT}") from error
     if rows != plan.images:
-        raise RuntimeError(f"{rows} rows were made of {plan.images} images")
+        raise RuntimeError(f"{rows} rows were written for {plan.images} images")
     return rows, errors
 
 

@@ -118,7 +118,9 @@ def _find(name: str, but: str) -> list[Source]:
 
 def _file(name: str) -> Source:
     if _ends(name, PACKED):
-        raise DataError(f"{name} is packed, so its images can't be read one by one: unpack it to a folder or a .tar.")
+        raise DataError(
+            f"{name} is compressed, so its images can't be read one by one: unpack it to a folder or a .tar."
+        )
     if _ends(name, TAR + PARQUET):
         return Source(holder=name)
     if _ends(name, LIST):
@@ -147,7 +149,7 @@ def _in_pattern(pattern: str, but: str) -> list[Source]:
     for one in _braces(pattern):
         if not glob.has_magic(one):
             if not os.path.isfile(one):
-                raise DataError(f"There is no file {one}, which {pattern} names.")
+                raise DataError(f"There is no file {one}, which {pattern} refers to.")
             sources.append(_file(one))
             continue
         names = sorted(n for n in glob.iglob(one, recursive=True) if _ends(n, (*ENDINGS, *TAR, *PARQUET)))
@@ -210,13 +212,14 @@ def _ends(name: str, endings: Iterable[str]) -> bool:
 def stamp(piece: Piece) -> list[Any]:
     """Sizes and times of the files that a piece is read from; None for absent ones."""
     if isinstance(piece, Files):
-        return [_stat(os.path.join(piece.base, name)) for name in piece.names]
-    return [_stat(piece.tar if isinstance(piece, Members) else piece.file)]
+        return [size_and_time(os.path.join(piece.base, name)) for name in piece.names]
+    return [size_and_time(piece.tar if isinstance(piece, Members) else piece.file)]
 
 
-def _stat(path: str) -> tuple[int, int] | None:
+def size_and_time(path: str | Path) -> list[int] | None:
+    """Bytes and time of the last change, by which a changed file is known; None for an absent one."""
     try:
         about = os.stat(path)
     except (OSError, ValueError):
         return None
-    return about.st_size, about.st_mtime_ns
+    return [about.st_size, about.st_mtime_ns]

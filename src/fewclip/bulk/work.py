@@ -1,4 +1,4 @@
-"""The folder beside the output that keeps its parts until all are there, so that a run can be resumed.
+"""The folder beside the output that keeps its parts until all are finished, so that a run can be resumed.
 
     .labels.parquet.fewclip/
       .lock           while a process writes
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fewclip.bulk.plan import Plan
+from fewclip.bulk.sources import size_and_time
 from fewclip.bulk.table import rows_of
 from fewclip.errors import OutputError
 from fewclip.files.lock import only_writer
@@ -49,7 +50,7 @@ class Work:
     def finished(self) -> dict[str, Any] | None:
         """What job.json records of the output when it was finished, if it is still that file."""
         job = self._read()
-        if job and job.get("finished") and _stamp(self.out) == job["finished"]["file"]:
+        if job and job.get("finished") and size_and_time(self.out) == job["finished"]["file"]:
             return job
         return None
 
@@ -108,7 +109,7 @@ class Work:
             os.replace(self.joined, self.out)
         except OSError as error:
             raise OutputError(f"Could not write {self.out}: {error.strerror or error}. {KEPT}") from error
-        write_json(self._job, {"identity": identity, "finished": {"file": _stamp(self.out), **counts}})
+        write_json(self._job, {"identity": identity, "finished": {"file": size_and_time(self.out), **counts}})
         self.tidy()
 
     def tidy(self) -> None:
@@ -130,14 +131,6 @@ class Work:
             return job if isinstance(job["identity"], dict) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
-
-
-def _stamp(path: Path) -> list[int] | None:
-    try:
-        about = path.stat()
-    except OSError:
-        return None
-    return [about.st_size, about.st_mtime_ns]
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:

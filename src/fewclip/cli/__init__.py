@@ -13,7 +13,7 @@ from fewclip.version import __version__
 
 COMMANDS = {
     "fit": ("fewclip.cli.fit", "train on a few images of each class"),
-    "predict": ("fewclip.cli.predict", "name what images show"),
+    "predict": ("fewclip.cli.predict", "predict the classes of images"),
     "serve": ("fewclip.cli.serve", "answer requests over HTTP, with a page to try images on"),
     "export": ("fewclip.cli.export", "write an ONNX graph from pixels to probabilities"),
     "push": ("fewclip.cli.push", "put an adapter with a model card on the Hugging Face hub"),

@@ -10,15 +10,10 @@ from typing import Annotated, Any
 
 import tyro
 
+from fewclip.cli.listing import List
 from fewclip.cli.table import print_table
 
 SPLITS = ("train", "val", "test")
-
-
-@dataclass(frozen=True, kw_only=True)
-class List:
-    json: bool = False
-    """Print JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +35,7 @@ class Show:
     root: Path | None = None
     """Folder that holds the published data sets; by default $FEWCLIP_DATA."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Also draw a sheet of its images into this file, such as sheet.png."""
+    """Also write a contact sheet of its images to this file, such as sheet.png."""
 
 
 def data(arguments: list[str]) -> int:
@@ -54,7 +49,7 @@ def data(arguments: list[str]) -> int:
     return status
 
 
-def list_sets(options: Annotated[List, tyro.conf.arg(name="")] = List()) -> int:
+def list_sets(options: Annotated[List, tyro.conf.arg(name="")] = List()) -> int:  # noqa: B008 - frozen
     """The embedded and the published data sets, with their sizes."""
     rows = [*_embedded(), *_published()]
     if options.json:
@@ -62,7 +57,7 @@ def list_sets(options: Annotated[List, tyro.conf.arg(name="")] = List()) -> int:
         return 0
     print_table([{key: value for key, value in row.items() if key != "what"} for row in rows])
     print(
-        "Those with a folder are published ones, expected in ROOT/FOLDER in CoOp's layout (docs/data.md).\n"
+        "Data sets with a folder are published ones, expected in ROOT/FOLDER in CoOp's layout (docs/data.md).\n"
         "fewclip data check ROOT: which of them are complete; fewclip data show NAME --root ROOT: one of them."
     )
     return 0
@@ -91,7 +86,7 @@ def check_sets(options: Annotated[Check, tyro.conf.arg(name="")]) -> int:
 
 
 def show_set(options: Annotated[Show, tyro.conf.arg(name="")]) -> int:
-    """A data set's classes, how many images each has, its template, and a sheet of its images."""
+    """A data set's classes, how many images each has, its template, and a contact sheet of its images."""
     from fewclip.data.summary import draw, summarise
     from fewclip.errors import visible
 

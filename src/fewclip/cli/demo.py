@@ -41,7 +41,7 @@ class Demo:
     out: Path = Path("demo")
     """Folder for results.json, results.md and predictions.png."""
     seeds: str = "1,2,3"
-    """Seeds, separated by commas: each has its own picks, start and order."""
+    """Seeds, separated by commas: each has its own few-shot picks, initial values and order."""
     data: str = "icons"
     """An embedded data set."""
     json: bool = False
@@ -50,7 +50,7 @@ class Demo:
 
 def demo(arguments: list[str]) -> int:
     """Fit zero-shot CLIP, MMRL and MMRL++ on the base classes of the embedded drawings, 16 images per class, and test them
-    on other drawings of these classes and of classes that were never shown. Takes a few minutes on two cores."""
+    on other drawings of these classes and on classes that were never trained on. Takes a few minutes on two cores."""
     options = tyro.cli(Demo, prog="fewclip demo", description=demo.__doc__, args=arguments)
     seeds = numbers("seeds", options.seeds) or (1,)
     started = time.monotonic()
@@ -60,8 +60,8 @@ def demo(arguments: list[str]) -> int:
         raise DataError(f"{options.data} has no base and novel classes: choose an embedded data set.")
     base = train.only(train.halves()[0])
     print(
-        f"{options.data}: {len(base.classes)} base classes to learn, 16 drawings each; "
-        f"{len(train.halves()[1])} novel ones never shown.",
+        f"{options.data}: {len(base.classes)} base classes with 16 drawings each to train on; "
+        f"{len(train.halves()[1])} novel classes that are never trained on.",
         file=sys.stderr,
     )
     rows: list[dict[str, Any]] = []

@@ -24,21 +24,21 @@ class Eval:
     root: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder that holds the published data sets; by default $FEWCLIP_DATA."""
     split: Literal["base", "novel", "all"] = "base"
-    """Classes, and candidates: those the adapter was trained on, the others, or all together."""
+    """Classes to test, which are also the candidates: those the adapter was trained on, the others, or all together."""
     part: Literal["train", "val", "test"] = "test"
-    """Images, where the data has such parts."""
+    """Part of the data to test on, where it has such parts."""
     json: bool = False
     """Print the result as JSON, with the accuracy of each class."""
     per_class: bool = False
     """Print the accuracy of each class."""
     backbone: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Where the adapter's backbone is now, if not under the name it had."""
+    """Where the adapter's backbone is now, if not where it was when the adapter was trained."""
     device: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """cpu, cuda, …; by default a GPU if there is one."""
 
 
 def eval(arguments: list[str]) -> int:
-    """Accuracy of an adapter on labelled images. Images that it was trained on are left out."""
+    """Measure the accuracy of an adapter on labelled images. Images that it was trained on are left out."""
     options = tyro.cli(Eval, prog="fewclip eval", description=eval.__doc__, args=arguments)
     adapter = Loaded.load(options.adapter, backbone=options.backbone, device=options.device)
     dataset = read_data(options.data, options.part, root=options.root)

@@ -19,7 +19,7 @@ class Export:
     dtype: Literal["fp32", "fp16"] = "fp32"
     """Precision of weights and sums; fp16 is half the size and less exact."""
     dynamic_batch: bool = False
-    """Let the graph take any number of images, not one."""
+    """Let the graph take any number of images instead of one."""
     pixels: Literal["raw", "normalised"] = "raw"
     """Input: bytes of resized images, (batch, size, size, 3), or normalised floats, (batch, 3, size, size)."""
     parts: bool = False
@@ -27,7 +27,7 @@ class Export:
     classes: str | None = None
     """Names of further classes to include in the graph, separated by commas."""
     backbone: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """The adapter's backbone, if it is not where the adapter says."""
+    """Where the adapter's backbone is now, if not where it was when the adapter was trained."""
 
 
 def export(arguments: list[str]) -> int:

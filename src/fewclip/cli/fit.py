@@ -8,13 +8,14 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from fewclip.adapters.adapter import Adapter
 from fewclip.adapters.disk import CONFIG, OURS
 from fewclip.classifier import DEFAULT_BACKBONE, FewShotClassifier
+from fewclip.cli.options import parse
 from fewclip.data.dataset import Dataset
 from fewclip.data.embedded import EMBEDDED
 from fewclip.data.read import read_data
@@ -22,10 +23,10 @@ from fewclip.data.validation import own_validation
 from fewclip.errors import OutputError
 from fewclip.files.lock import LOCK, only_writer
 from fewclip.files.write import TEMPORARY, clear
-from fewclip.methods import METHODS, check_chooses, find
+from fewclip.methods import METHODS, check_chooses
 from fewclip.training.processes import Processes
 from fewclip.training.progress import duration
-from fewclip.training.settings import TrainSettings, split_settings
+from fewclip.training.settings import split_settings
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -44,8 +45,8 @@ class Fit:
     root: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder that holds the published data sets; by default $FEWCLIP_DATA."""
     val: Annotated[str | None, tyro.conf.arg(metavar="split|DATA")] = None
-    """Validation images, by which linear-probe chooses its C, tip-adapter and tip-adapter-f their α and β: "split" for the
-    val split of DATA, or other data as above. Without them these settings stay as given. Other methods refuse them."""
+    """Validation images. linear-probe chooses its C by them, tip-adapter and tip-adapter-f their α and β: "split" for the
+    val split of DATA, or other data as above. Without them these settings stay as given. Other methods do not accept them."""
     shots: int | Literal["all"] = 16
     """Images per class to train on."""
     template: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
@@ -59,12 +60,12 @@ class Fit:
     overwrite: bool = False
     """Replace an adapter in the output folder, once the new one is finished, or an unfinished run of another command."""
     json: bool = False
-    """Print the summary as JSON, and no progress bar."""
+    """Print the summary as JSON, without a progress bar."""
 
 
 def fit(arguments: list[str]) -> int:
     """Train on a few images of each class and write an adapter."""
-    options, classifier = parse(arguments)
+    options, classifier = chosen(arguments)
     val = validation(options)
     main = Processes(options.device).main
     if options.out.exists() and not options.out.is_dir():
@@ -110,32 +111,21 @@ def learn(options: Fit, classifier: FewShotClassifier, val: Dataset | None) -> A
     return classifier.fit(dataset, val=val, checkpoint=options.out / CHECKPOINT, overwrite=options.overwrite).adapter_
 
 
-def parse(arguments: list[str]) -> tuple[Fit, FewShotClassifier]:
+def chosen(arguments: list[str]) -> tuple[Fit, FewShotClassifier]:
     """Options of the command, and a classifier with those of training and of the method that is named.
 
     Raises:
         SettingsError, PromptError: an option that the classifier refuses.
     """
     method = _method(arguments)
-    published, _ = split_settings(method, {})
-    kind = find(method).Settings
-
-    def options(
-        fit: Annotated[Fit, tyro.conf.arg(name="")],
-        training: Annotated[TrainSettings, tyro.conf.arg(name="")] = published,
-        settings: Annotated[kind, tyro.conf.arg(name="")] = kind(),  # type: ignore[valid-type] # noqa: B008
-    ) -> tuple[Fit, TrainSettings, Any]:
-        return fit, training, settings
-
-    options.__annotations__["settings"] = Annotated[kind, tyro.conf.arg(name="")]
-    chosen, training, settings = tyro.cli(options, prog="fewclip fit", description=fit.__doc__, args=arguments)
-    return chosen, FewShotClassifier(
+    options, training, settings = parse(fit, arguments, Fit, *split_settings(method, {}))
+    return options, FewShotClassifier(
         method,
-        chosen.backbone,
-        shots=None if chosen.shots == "all" else chosen.shots,
-        template=chosen.template,
-        device=chosen.device,
-        verbose=not chosen.json,
+        options.backbone,
+        shots=None if options.shots == "all" else options.shots,
+        template=options.template,
+        device=options.device,
+        verbose=not options.json,
         **asdict(training),
         **asdict(settings),
     )

@@ -50,7 +50,7 @@ def backbones(arguments: list[str]) -> int:
     rows += [{"name": name, "where": "hub", "what": hub} for name, hub in ALIASES.items()]
     rows += [
         {"name": "ORG/NAME", "where": "hub", "what": "any CLIPModel or open_clip repository with a vision transformer"},
-        {"name": "PATH", "where": "local", "what": ".pt of OpenAI, state dict, .safetensors, HF or open_clip folder"},
+        {"name": "PATH", "where": "local", "what": "OpenAI's .pt, state dict, .safetensors, HF or open_clip folder"},
     ]
     return _print("backbones", backbones.__doc__, arguments, rows, "Give one with --backbone.")
 

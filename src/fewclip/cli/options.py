@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import make_dataclass
+from typing import Annotated, Any
 
 import tyro
 
@@ -14,9 +15,20 @@ Adapter = Annotated[
     tyro.conf.arg(
         metavar="ADAPTER",
         help="Folder that `fewclip fit` wrote, or USER/NAME[@REVISION] on the Hugging Face hub; a local folder of that name "
-        "goes first.",
+        "takes precedence.",
     ),
 ]
+
+
+def parse(command: Any, arguments: list[str], first: type, *others: Any) -> list[Any]:
+    """The options of a command that are spread over several dataclasses: an object of `first`, and of the type of each of
+    `others`, which are the defaults."""
+    flat = tyro.conf.arg(name="")
+    fields: list[Any] = [("first", Annotated[first, flat])]
+    fields += [(f"other{n}", Annotated[type(default), flat], default) for n, default in enumerate(others)]
+    kind: Any = make_dataclass("Options", fields)
+    options = tyro.cli(kind, prog=f"fewclip {command.__name__}", description=command.__doc__, args=arguments)
+    return list(vars(options).values())
 
 
 def listed(text: str) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ ONLY_FILES = ("probabilities", "column", "id_column", "processes", "executor", "
 
 
 def predict(arguments: list[str]) -> int:
-    """Name what images show.
+    """Predict the classes of images.
 
     Exit status: 0 done, 1 some images could not be read."""
     options = tyro.cli(Predict, prog="fewclip predict", description=predict.__doc__, args=arguments)
@@ -207,7 +207,7 @@ def write_file(options: Predict, out: Path) -> int:
 
         def report(done: int, images: int) -> None:
             if progress.start is None and done:
-                progress.print(f"{done:,} of {images:,} images are done already.")
+                progress.print(f"{done:,} of {images:,} images are already done.")
             progress.total = images
             progress.update(done)
 
@@ -215,6 +215,6 @@ def write_file(options: Predict, out: Path) -> int:
     if done.repeated:
         print(f"{done.repeated:,} paths were named more than once; each is one row.", file=sys.stderr)
     unread = f", {done.errors:,} of them for images that could not be read (column error)" if done.errors else ""
-    speed = progress.rate() if done.rows > done.before else "all of them were done already"
+    speed = progress.rate() if done.rows > done.before else "all of them were already done"
     print(f"{out}: {done.rows:,} rows{unread}; {speed}.")
     return 1 if done.errors else 0

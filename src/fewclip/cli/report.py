@@ -52,10 +52,6 @@ def report(arguments: list[str]) -> int:
         sys.stdout.write(text)
     else:
         write_text(options.out, text)
-        size = len(text.encode())
-        print(
-            f"{options.out}: {made.headline} ({size / 1e6:.1f} MB)"
-            if size > 99_999
-            else f"{options.out}: {made.headline}"
-        )
+        megabytes = len(text.encode()) / 1e6
+        print(f"{options.out}: {made.headline}" + (f" ({megabytes:.1f} MB)" if megabytes >= 0.1 else ""))
     return 0

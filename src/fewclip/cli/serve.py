@@ -6,12 +6,16 @@ import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fewclip.cli.options import Adapter
+from fewclip.cli.options import Adapter, parse
 from fewclip.errors import SettingsError
+
+if TYPE_CHECKING:
+    from fewclip.serve.limits import Limits
+    from fewclip.serve.server import Batching
 
 NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
@@ -28,7 +32,7 @@ class Serve:
     allow_host: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME…")] = ()
     """Further names that a server without a token answers to, if it listens only on this machine."""
     backbone: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """The adapter's backbone, if it is not where the adapter says."""
+    """Where the adapter's backbone is now, if not where it was when the adapter was trained."""
     device: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """cpu, cuda, …; by default a GPU if available."""
 
@@ -38,38 +42,21 @@ def serve(arguments: list[str]) -> int:
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         if {"-h", "--help"} & set(arguments):
-            tyro.cli(Serve, prog="fewclip serve", description=serve.__doc__, args=arguments)
+            parse(serve, arguments, Serve)
         raise SettingsError(f"Serving needs {missing[0].replace('_', '-')}: pip install 'fewclip[serve]'.")
     from fewclip.serve.limits import Limits
     from fewclip.serve.server import Batching
 
-    def parse(
-        serve: Annotated[Serve, tyro.conf.arg(name="")],
-        limits: Annotated[Limits, tyro.conf.arg(name="")] = Limits(),  # noqa: B008 - frozen
-        batching: Annotated[Batching, tyro.conf.arg(name="")] = Batching(),  # noqa: B008
-    ) -> tuple[Serve, Limits, Batching]:
-        return serve, limits, batching
-
-    parse.__annotations__ |= {  # types that are imported only here
-        "return": tuple,
-        "limits": Annotated[Limits, tyro.conf.arg(name="")],
-        "batching": Annotated[Batching, tyro.conf.arg(name="")],
-    }
-    options, limits, batching = tyro.cli(parse, prog="fewclip serve", description=serve.__doc__, args=arguments)
-    return start(options, limits, batching)
+    return start(*parse(serve, arguments, Serve, Limits(), Batching()))
 
 
-def start(options: Serve, limits: object, batching: object) -> int:
+def start(options: Serve, limits: Limits, batching: Batching) -> int:
     """Load the adapter, then answer requests until SIGINT or SIGTERM."""
     from fewclip.adapters.adapter import Adapter as Loaded
     from fewclip.serve.app import create_app
     from fewclip.serve.guard import VARIABLE, find_token
-    from fewclip.serve.limits import Limits
     from fewclip.serve.run import is_local, listen, local_names, run, url
-    from fewclip.serve.server import Batching
 
-    assert isinstance(limits, Limits)
-    assert isinstance(batching, Batching)
     token = find_token(options.token_file)
     adapter = Loaded.load(options.adapter, backbone=options.backbone, device=options.device)
     bound = listen(options.host, options.port)

@@ -9,7 +9,7 @@ from fewclip.errors import visible
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None, wrap: bool = False) -> None:
-    """Rows with the same keys, which head the columns. Whole numbers get thousands separators and stand at the right, as
+    """Rows with the same keys, which are the column headings. Whole numbers get thousands separators and are right-aligned, as
     do texts that begin with a digit; with `wrap` long texts take several lines."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console

@@ -55,8 +55,8 @@ def read_image(source: Source, *, max_pixels: int = MAX_PIXELS, formats: tuple[s
         return _guard(what, lambda: _decode(BytesIO(source), max_pixels, formats))
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        if not _is(path, os.path.isfile):
-            problem = "is a folder" if _is(path, os.path.isdir) else "does not exist"
+        if not os.path.isfile(path):  # false for a name that a file can't have, too, such as one with a NUL
+            problem = "is a folder" if os.path.isdir(path) else "does not exist"
             raise DataError(f"The image file {path} {problem}: give the path of an image.")
         return _guard(f"The image file {path}", lambda: _decode(path, max_pixels, formats))
     raise DataError(
@@ -72,29 +72,20 @@ def _guard(what: str, read: Callable[[], Image.Image]) -> Image.Image:
         raise type(error)(f"{what} {error}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLargeError(f"{what} is refused as a decompression bomb ({error}): make it smaller.") from error
-    except UnidentifiedImageError as error:
-        raise DataError(
-            f"{what} can't be read (not an image): it is damaged, truncated or of an unknown format."
-        ) from error
     except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
         reason = str(error).split("\n")[0] or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "not an image"
         raise DataError(
             f"{what} can't be read ({reason}): it is damaged, truncated or of an unknown format."
         ) from error
-
-
-def _is(path: Path, test: Callable[[Path], bool]) -> bool:
-    try:
-        return test(path)
-    except ValueError:  # a name that a file can't have, such as one with a NUL
-        return False
 
 
 def _decode(file: Path | BytesIO, max_pixels: int, formats: tuple[str, ...] | None) -> Image.Image:
     with Image.open(file, formats=_known(FORMATS if formats is None else formats)) as image:
         _checked(image, max_pixels)  # the header is read, no pixel is decoded yet
         if image.format in ("JPEG", "MPO") and _many_scans(file):
-            raise DataError(f"is a JPEG of more than {MAX_SCANS} scans: save it anew.")
+            raise DataError(f"is a JPEG of more than {MAX_SCANS} scans: save it again.")
         image.load()
         rgb = _upright_rgb(image)
         return rgb.copy() if rgb is image else rgb  # a copy, so that the file is closed
@@ -185,7 +176,7 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
         low, high = float(array.min()), float(array.max())
         if not (low >= -1e-3 and high <= 1 + 1e-3):  # written so that NaN fails, too
             raise DataError(
-                f"is of floats from {low:g} to {high:g}; expected 0 to 1: undo a normalisation, or give uint8."
+                f"has floats from {low:g} to {high:g}; expected 0 to 1: undo a normalisation, or give uint8."
             )
         array = _to_bytes(array)
     elif array.dtype.kind == "u" and array.dtype.itemsize == 2:
@@ -193,7 +184,7 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
     elif array.dtype == np.bool_:
         array = array * np.uint8(255)
     elif array.dtype != np.uint8:
-        raise DataError(f"is of {array.dtype}; expected uint8, uint16, or floats in 0 to 1.")
+        raise DataError(f"has the type {array.dtype}; expected uint8, uint16, or floats in 0 to 1.")
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     return _upright_rgb(Image.fromarray(np.ascontiguousarray(array)))

@@ -47,9 +47,6 @@ class TextGroups(Generic[Part]):
     rows: list[Int[Tensor, " group"]]
     share: int = 1
 
-    def __len__(self) -> int:
-        return sum(map(len, self.rows))
-
     def features(
         self,
         run: Callable[[Part, Int[Tensor, " group"]], Tensor],

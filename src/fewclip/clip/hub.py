@@ -148,11 +148,11 @@ def refusal(error: Exception, repo: str, revision: str | None, *, writing: bool 
     if isinstance(error, RevisionNotFoundError):
         return f"{repo} has no revision {revision!r}: give one of its branches, tags or commits."
     if writing and (_is_missing(error) or _status(error) == 403):
-        return f"You may not write to {repo}: {login}, with a token that may write there."
+        return f"You do not have permission to write to {repo}: {login}, with a token that does."
     if _is_missing(error):
-        return f"There is no repository {repo} on the Hugging Face hub that you may see: check its name; if it is private, {login}."
+        return f"There is no repository {repo} on the Hugging Face hub that you can access: check its name; if it is private, {login}."
     if _status(error) == 403:
-        return f"You may not read {repo}: {login}, with a token that may read it."
+        return f"You do not have permission to read {repo}: {login}, with a token that does."
     return None
 
 
@@ -166,9 +166,8 @@ def _is_missing(error: Exception) -> bool:
     """Whether the repository does not exist, or is hidden from this token (the hub answers 401 then)."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    if isinstance(error, GatedRepoError):
-        return False
-    return isinstance(error, RepositoryNotFoundError) or _status(error) == 401
+    unknown = isinstance(error, RepositoryNotFoundError) or _status(error) == 401
+    return unknown and not isinstance(error, GatedRepoError)
 
 
 def _status(error: Exception) -> int | None:

@@ -5,7 +5,7 @@ Parameter names are those of OpenAI's state dict.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -43,21 +43,15 @@ class Attention(nn.Module):
         return _plus(self.out_proj(x), beside, "output", x)
 
     def forward(
-        self, x: Tensor, read: int | None = None, causal: bool = False, beside: LayerBeside | None = None
+        self, x: Tensor, askers: Tensor | None = None, causal: bool = False, beside: LayerBeside | None = None
     ) -> Tensor:
-        """Self-attention over (..., N, width); with `read`, only the first `read` tokens ask."""
-        if read is None:
+        """Self-attention over (..., N, width), or the attention of `askers` (..., K, width) to these tokens."""
+        if askers is None:
             q, k, v = self._project(x, 0, 3, beside)
         else:
-            (q,) = self._project(x[..., :read, :], 0, 1, beside)
+            (q,) = self._project(askers, 0, 1, beside)
             k, v = self._project(x, 1, 2, beside)
         return self._merge(F.scaled_dot_product_attention(q, k, v, is_causal=causal), beside)
-
-    def ask(self, askers: Tensor, x: Tensor) -> Tensor:
-        """Attention of other tokens (..., K, width) to (..., N, width)."""
-        (q,) = self._project(askers, 0, 1, None)
-        k, v = self._project(x, 1, 2, None)
-        return self._merge(F.scaled_dot_product_attention(q, k, v), None)
 
     def branch(
         self,
@@ -69,15 +63,15 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Causal attention of every class's suffix (..., C, S, width) to the shared prefix (..., P, width) and itself.
 
-        With `eot` (C,), only that token of each suffix asks, (..., C, 1, width), or in its place `askers` (..., C, K, width).
+        With `askers` (..., C, K, width), these ask in place of the suffixes and see each up to its `eot` (C,).
         """
         kp, vp = self._project(prefix, 1, 2, beside)  # (..., heads, P, h)
         positions = torch.arange(suffix.shape[-2], device=suffix.device)
-        if eot is None:
+        if askers is None or eot is None:
             q, ks, vs = self._project(suffix, 0, 3, beside)  # (..., C, heads, S, h)
             allowed = positions[None, :] <= positions[:, None]  # (S, S)
         else:
-            (q,) = self._project(pick(suffix, eot) if askers is None else askers, 0, 1, beside)
+            (q,) = self._project(askers, 0, 1, beside)
             ks, vs = self._project(suffix, 1, 2, beside)
             allowed = (positions <= eot[:, None])[:, None, None, :]  # (C, 1, 1, S)
         seen = allowed.new_ones((*allowed.shape[:-1], prefix.shape[-2]))
@@ -130,12 +124,13 @@ class Block(nn.Module):
         self, x: Tensor, read: int | None = None, causal: bool = False, beside: LayerBeside | None = None
     ) -> Tensor:
         asking = self.ln_1(x)
-        x = x[..., :read, :] + self.attn(asking, read, causal, beside)
+        askers = None if read is None else asking[..., :read, :]
+        x = x[..., :read, :] + self.attn(asking, askers, causal, beside)
         return _plus(x + self.mlp(self.ln_2(x)), beside, "layer", asking[..., :read, :])
 
     def ask(self, askers: Tensor, x: Tensor) -> Tensor:
         """The layer for tokens (..., K, width) that read those of `x` and are read by none."""
-        askers = askers + self.attn.ask(self.ln_1(askers), self.ln_1(x))
+        askers = askers + self.attn(self.ln_1(x), self.ln_1(askers))
         return askers + self.mlp(self.ln_2(askers))
 
     def branch(self, tokens: TextTokens, beside: LayerBeside | None = None) -> TextTokens:
@@ -150,8 +145,9 @@ class Block(nn.Module):
     def branch_last(self, tokens: TextTokens, beside: LayerBeside | None = None) -> Tensor:
         """The same layer where only EOT is read afterwards: (..., C, width)."""
         prefix, suffix = self.ln_1(tokens.prefix), self.ln_1(tokens.suffix)
-        after = pick(tokens.suffix, tokens.eot) + self.attn.branch(prefix, suffix, tokens.eot, beside=beside)
-        return _plus(after + self.mlp(self.ln_2(after)), beside, "layer", pick(suffix, tokens.eot)).squeeze(-2)
+        last = pick(suffix, tokens.eot)
+        after = pick(tokens.suffix, tokens.eot) + self.attn.branch(prefix, suffix, tokens.eot, last, beside)
+        return _plus(after + self.mlp(self.ln_2(after)), beside, "layer", last).squeeze(-2)
 
     def branch_ask(self, askers: Tensor, tokens: TextTokens) -> Tensor:
         """The same layer for tokens (..., C, K, width) that read each prompt up to EOT and are read by none."""
@@ -170,6 +166,4 @@ class Transformer(nn.Module):
 
     def layer(self, number: int) -> Block:
         """The layer of that number, counted from 1."""
-        block = self.resblocks[number - 1]
-        assert isinstance(block, Block)
-        return block
+        return cast("Block", self.resblocks[number - 1])

@@ -103,18 +103,17 @@ def _from_hugging_face(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     renamed: dict[str, Tensor] = {}
     for name, value in tensors.items():
         projection = re.fullmatch(r"(.*\.)self_attn\.([qkv])_proj\.(weight|bias)", name)
-        if projection is None:
-            for theirs, ours in _HF_NAMES:
-                name = name.replace(theirs, ours)
-            renamed[name] = value
-        elif projection[2] == "q":
+        if projection is not None:
+            if projection[2] != "q":
+                continue  # joined to its query
             parts = [f"{projection[1]}self_attn.{part}_proj.{projection[3]}" for part in "qkv"]
             if lacking := [part for part in parts if part not in tensors]:
                 raise BackboneError(f"{lacking[0]} is missing; {WANTED}.")
             name = f"{projection[1]}attn.in_proj_{projection[3]}"
-            for theirs, ours in _HF_NAMES:
-                name = name.replace(theirs, ours)
-            renamed[name] = torch.cat([tensors[part] for part in parts])
+            value = torch.cat([tensors[part] for part in parts])
+        for theirs, ours in _HF_NAMES:
+            name = name.replace(theirs, ours)
+        renamed[name] = value
     return renamed
 
 
@@ -250,7 +249,7 @@ def open_clip(config: dict[str, Any]) -> Facts:
 
 
 def _demand(options: dict[str, Any], wanted: dict[str, tuple[Any, ...]], file: str) -> None:
-    """Refuses an option whose value changes what is computed. Absent, None, False or empty is always right."""
+    """Refuse an option whose value changes what is computed. Absent, None, False or empty is always right."""
     for name, values in wanted.items():
         given = options.get(name)
         if given and given not in values:

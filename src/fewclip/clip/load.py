@@ -63,10 +63,7 @@ def load(name_or_path: str, *, quick_gelu: bool | None = None) -> CLIP:
         BackboneError: nothing is found there, it can't be read, or it is not a CLIP with a vision transformer.
     """
     name = str(name_or_path)
-    try:
-        path = Path(name).expanduser()
-    except RuntimeError:  # the home of a user that doesn't exist
-        path = Path(name)
+    path = Path(os.path.expanduser(name))  # unlike Path.expanduser, leaves the home of a user that doesn't exist
     # An embedded name comes first, then what is on disk; only then the hub is asked.
     try:
         if name in EMBEDDED:
@@ -167,7 +164,9 @@ def _assemble(read: weights.Weights, config: dict[str, Any], folder: Path | None
     try:
         clip.preprocess = Preprocess.from_settings(settings, sizes.image_size)
     except _MISREAD as error:
-        raise BackboneError(f"the settings of its images can't be understood ({error}): get a fresh copy.") from error
+        raise BackboneError(
+            f"its image preprocessing settings can't be understood ({error}): get a fresh copy."
+        ) from error
     return clip
 
 
@@ -224,13 +223,13 @@ def _build(config: Config, state: dict[str, Tensor]) -> CLIP:
                 f"{name} has the shape {tuple(state[name].shape)}, but {tuple(shape)} would match the other weights."
             )
         if not torch.isfinite(state[name].sum()):
-            raise BackboneError(f"{name} holds numbers that are not finite: the file is damaged.")
+            raise BackboneError(f"{name} contains values that are not finite: the file is damaged.")
     clip.load_state_dict(state, assign=True)
     return clip.requires_grad_(False).eval()
 
 
 def _check_sizes(config: Config, tensors: int) -> None:
-    """That a model of these sizes can be made, and has no more layers than there are tensors."""
+    """Check that a model of these sizes can be made, and has no more layers than there are tensors."""
     sizes = {field.name: getattr(config, field.name) for field in fields(Config) if field.name != "quick_gelu"}
     if sizes["vision_mlp"] is None:
         del sizes["vision_mlp"]
@@ -264,8 +263,7 @@ def _tokenizer(folder: Path | None, config: dict[str, Any], sizes: Config) -> To
         return Tokenizer.clip()
     if tokenizer.size > sizes.vocab_size:
         raise BackboneError(
-            f"the tokenizer has {tokenizer.size} tokens and the text tower {sizes.vocab_size}: "
-            "they don't belong together."
+            f"the tokenizer has {tokenizer.size} tokens and the text tower {sizes.vocab_size}: they don't match."
         )
     return tokenizer
 

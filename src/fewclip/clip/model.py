@@ -25,18 +25,18 @@ from fewclip.clip.config import Config
 from fewclip.clip.image_tower import ImageTower
 from fewclip.clip.layers import Block
 from fewclip.clip.preprocess import Preprocess
+from fewclip.clip.prompts import Prompts
 from fewclip.clip.text_tower import TextTower
 from fewclip.clip.tokens import Stem
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-    from fewclip.clip.prompts import Prompts
     from fewclip.clip.tokenizer import Tokenizer
 
 
 class CLIP(TextTower):
-    """A text tower that can see. OpenAI's state dict keeps the text tower at its root and the image tower in `visual`.
+    """CLIP, laid out as OpenAI's state dict: the text tower is the root, the image tower is `visual`.
 
     `preprocess` and `tokenizer` come with a checkpoint (`from_pretrained`); a CLIP made from a bare `Config` preprocesses
     as OpenAI's do and has no tokenizer. `name` is what was loaded.
@@ -92,7 +92,5 @@ class CLIP(TextTower):
 
     def encode_text(self, tokens: Int[Tensor, "classes length"] | Prompts) -> Float[Tensor, "classes dim"]:
         """Text features, not L2-normalised. The end-of-text token is the largest id of a row."""
-        from fewclip.clip.prompts import Prompts
-
         prompts = tokens if isinstance(tokens, Prompts) else Prompts.from_tokens(tokens)
         return self.text_features(Stem(1, self.embed_prompts(prompts)))

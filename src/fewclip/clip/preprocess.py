@@ -63,12 +63,10 @@ class Preprocess:
         if settings.get("interpolation", "bicubic") != "bicubic" or settings.get("resample", 3) != 3:
             warnings.warn("The checkpoint asks for an interpolation other than bicubic; bicubic is used.", stacklevel=2)
         size = settings.get("size", image_size)
-        size = (
-            set(size.values()) if isinstance(size, dict) else set(size) if isinstance(size, (list, tuple)) else {size}
-        )
-        if size != {image_size}:
+        sides = set(size.values() if isinstance(size, dict) else size if isinstance(size, (list, tuple)) else [size])
+        if sides != {image_size}:
             warnings.warn(
-                f"The checkpoint resizes images to {sorted(size)}; its tower's {image_size} is used.", stacklevel=2
+                f"The checkpoint resizes images to {sorted(sides)}; its tower's {image_size} is used.", stacklevel=2
             )
         mean = _three(settings.get("image_mean") or settings.get("mean") or MEAN)
         std = _three(settings.get("image_std") or settings.get("std") or STD)

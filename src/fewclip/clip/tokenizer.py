@@ -78,13 +78,12 @@ class Tokenizer:
             raise BackboneError(f"{path} is not a readable tokenizer ({error}): download or copy it again.") from error
 
     @classmethod
-    def from_folder(cls, folder: str | Path) -> Tokenizer | None:
+    def from_folder(cls, folder: Path) -> Tokenizer | None:
         """From `tokenizer.json`, else `vocab.json` and `merges.txt`; None if the folder has neither.
 
         Raises:
             BackboneError: a file is damaged.
         """
-        folder = Path(folder)
         if (folder / "tokenizer.json").is_file():
             return cls.from_file(folder / "tokenizer.json")
         if not (folder / "vocab.json").is_file() or not (folder / "merges.txt").is_file():

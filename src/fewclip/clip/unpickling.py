@@ -70,6 +70,18 @@ class _Hooks(OrderedDict[Any, Any]):
     """Stands for every OrderedDict."""
 
 
+def _changing(opcode: bytes, place: int, *kinds: type) -> Callable[..., None]:
+    """Pickle's own opcode, for containers of these kinds at a place of the stack (0: under the last mark) and nothing else:
+    tensors, too, can be added to or given a different state."""
+
+    def load(unpickler: Any) -> None:
+        if not isinstance(unpickler.stack[place] if place else unpickler.metastack[-1][-1], kinds):
+            raise pickle.UnpicklingError(f"it changes what is not a container ({opcode!r})")
+        pickle._Unpickler.dispatch[opcode[0]](unpickler)
+
+    return load
+
+
 class _TensorUnpickler(pickle._Unpickler):
     """Rebuilds tensors over an archive's entries; anything else that a pickle may name is refused.
 
@@ -112,7 +124,7 @@ class _TensorUnpickler(pickle._Unpickler):
         return self.archive.read(entry)
 
     def find_class(self, module: str, name: str) -> Any:
-        # Made anew for each file: a pickle can set attributes on what it is given.
+        # Made for each file: a pickle can set attributes on what it is given.
         if module.partition(".")[0] == "__torch__":
             return type(name, (_Module,), {})
         if module == "torch":
@@ -138,35 +150,14 @@ class _TensorUnpickler(pickle._Unpickler):
             )
         return allowed[f"{module}.{name}"]
 
-    def _only(self, opcode: bytes, place: int, kinds: tuple[type, ...]) -> None:
-        """Refuse to change anything but containers: tensors, too, can be added to or given a different state."""
-        if not isinstance(self.stack[place] if place else self.metastack[-1][-1], kinds):
-            raise pickle.UnpicklingError(f"it changes what is not a container ({opcode!r})")
-
-    def load_build(self) -> None:
-        self._only(pickle.BUILD, -2, (_Module, _Hooks))
-        super().load_build()  # type: ignore[misc]
-
-    def load_setitem(self) -> None:
-        self._only(pickle.SETITEM, -3, (dict,))
-        super().load_setitem()  # type: ignore[misc]
-
-    def load_setitems(self) -> None:
-        self._only(pickle.SETITEMS, 0, (dict,))
-        super().load_setitems()  # type: ignore[misc]
-
-    def load_additems(self) -> None:
-        self._only(pickle.ADDITEMS, 0, (set,))
-        super().load_additems()  # type: ignore[misc]
-
     def load_bytearray8(self) -> None:
-        raise pickle.UnpicklingError("it holds a bytearray, for which room is made before it is read")
+        raise pickle.UnpicklingError("it contains a bytearray, whose memory would be reserved before it is read")
 
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
-    dispatch[pickle.BUILD[0]] = load_build
-    dispatch[pickle.SETITEM[0]] = load_setitem
-    dispatch[pickle.SETITEMS[0]] = load_setitems
-    dispatch[pickle.ADDITEMS[0]] = load_additems
+    dispatch[pickle.BUILD[0]] = _changing(pickle.BUILD, -2, _Module, _Hooks)
+    dispatch[pickle.SETITEM[0]] = _changing(pickle.SETITEM, -3, dict)
+    dispatch[pickle.SETITEMS[0]] = _changing(pickle.SETITEMS, 0, dict)
+    dispatch[pickle.ADDITEMS[0]] = _changing(pickle.ADDITEMS, 0, set)
 
 
 def _rebuild(storage: Tensor, offset: int, size: Sequence[int], stride: Sequence[int]) -> Tensor:

@@ -45,7 +45,7 @@ def read(path: Path) -> Weights:
             head = file.read(64)
     except OSError as error:
         raise BackboneError(
-            f"{path} can't be read ({error.strerror or error}): give a file that you may read."
+            f"{path} can't be read ({error.strerror or error}): give a file that you can read."
         ) from error
     if head.startswith(b"version https://git-lfs"):
         raise BackboneError(f"{path} is a Git LFS pointer, not the weights: fetch the file itself with `git lfs pull`.")

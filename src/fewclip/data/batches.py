@@ -159,7 +159,6 @@ class DatasetExamples:
     def __init__(self, dataset: Dataset, preprocess: Preprocess, *, seed: int, crop_min: float = 0.5) -> None:
         self.dataset, self.preprocess, self.seed, self.crop_min = dataset, preprocess, seed, crop_min
         self.labels: Int[Tensor, " images"] = torch.tensor(list(dataset.labels))
-        self.classes = len(dataset.classes)
 
     def plain(self) -> Iterator[Float[Tensor, "batch 3 size size"]]:
         """All images in order, in batches of up to 64."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fewclip.data.dataset import Dataset
-from fewclip.data.folder import SPLITS
+from fewclip.data.folder import SPLIT_OF
 from fewclip.data.paths import check_inside, refuse_absent
 from fewclip.errors import DataError
 from fewclip.files.read import read_text
@@ -86,9 +86,6 @@ def _parse(file: Path, reader: Any) -> list[Row]:
 
 
 def _split(word: str, where: str) -> str:
-    for split, words in SPLITS.items():
-        if word.lower() in words:
-            return split
-    if word:
+    if word and word.lower() not in SPLIT_OF:
         raise DataError(f"{where} has the split {word!r}: expected train, val or test.")
-    return ""
+    return SPLIT_OF.get(word.lower(), "")

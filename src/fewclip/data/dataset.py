@@ -113,8 +113,9 @@ class Dataset:
             DataError: as `few_shot`.
         """
         self._check_shots(shots)
-        picks, val_picks = few_shot_and_val(self._source().labels, val._source().labels, shots, seed)
-        return self._picked(picks), val._picked(val_picks)
+        rng = random.Random(seed)
+        picks = few_shot(self._source().labels, shots, rng)
+        return self._picked(picks), val._picked(few_shot(val._source().labels, min(shots, VAL_SHOTS), rng))
 
     def _source(self) -> Dataset:
         return self if self.whole is None else self.whole
@@ -151,9 +152,3 @@ def few_shot(labels: Sequence[int], shots: int, rng: random.Random) -> list[int]
     for indices in by_label.values():
         picks += rng.sample(indices, shots) if len(indices) >= shots else indices
     return picks
-
-
-def few_shot_and_val(train: Sequence[int], val: Sequence[int], shots: int, seed: int) -> tuple[list[int], list[int]]:
-    """Indices of the training picks, and of the validation picks that the same generator makes after them."""
-    rng = random.Random(seed)
-    return few_shot(train, shots, rng), few_shot(val, min(shots, VAL_SHOTS), rng)

@@ -26,8 +26,8 @@ def describe(name: str) -> dict[str, Any]:
 @lru_cache(maxsize=8)
 def read_embedded(name: str, split: str) -> Dataset:
     """One split (train, val or test) of an embedded data set. Images are kept as the bytes of their files."""
+    meta = describe(name)
     with zipfile.ZipFile(FOLDER / f"{name}.zip") as archive:
-        meta = json.loads(archive.read("meta.json"))
         rows = [row for row in csv.DictReader(io.StringIO(archive.read("index.csv").decode())) if row["split"] == split]
         images = [archive.read(row["path"]) for row in rows]
     classes = tuple(meta["classes"])

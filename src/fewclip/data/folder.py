@@ -13,6 +13,7 @@ ENDINGS = frozenset(
     [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif", ".avif"]
 )
 SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test", "testing")}
+SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
 
 
 def read_folder(root: str | Path, split: str = "train") -> Dataset:
@@ -66,8 +67,7 @@ def list_images(folder: Path) -> list[Path]:
 
 def _split_folder(root: Path, split: str) -> Path:
     present = {p.name.lower(): p for p in root.iterdir() if p.is_dir()}
-    known = {name for names in SPLITS.values() for name in names}
-    if not present.keys() & set(SPLITS["train"]) or not present.keys() <= known:
+    if not present.keys() & set(SPLITS["train"]) or not present.keys() <= SPLIT_OF.keys():
         return root
     for name in SPLITS[split]:
         if name in present:

@@ -28,7 +28,7 @@ def is_hub_table(data: Any) -> bool:
 
 
 def read_hub_table(data: Any, split: str = "train", *, image: str | None = None, label: str | None = None) -> Dataset:
-    """One split of a `datasets.DatasetDict`, or a `datasets.Dataset` as it is. Images are decoded when they are used.
+    """One split of a `datasets.DatasetDict`, or a whole `datasets.Dataset`. Images are decoded when they are used.
 
     `image` and `label` name the columns; by default the one of type Image, and the one of type ClassLabel or, without
     it, one called label or class. Classes keep the order of a ClassLabel; names in text are sorted.

@@ -64,7 +64,7 @@ def read_label(label: Any, what: str) -> str | int:
     if isinstance(value, str):
         return str(value)
     if getattr(value, "shape", None) or isinstance(value, (list, tuple)):
-        advice = "for one-hot rows give the place of the 1, such as y.argmax(axis=1), for a column y.ravel()"
+        advice = "for one-hot rows give the position of the 1, such as y.argmax(axis=1), for a column y.ravel()"
         raise DataError(f"{what} is {brief(value)}, several values: {EXPECTED}; {advice}.")
     if isinstance(value, (bool, np.bool_)):
         raise DataError(f"{what} is {value}: {EXPECTED}; give the two classes names, such as 'cracked' and 'whole'.")

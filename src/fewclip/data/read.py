@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from fewclip.data.benchmarks.readers import ROOT_VARIABLE, find_folder, read_benchmark
-from fewclip.data.benchmarks.table import BENCHMARKS, TABLE, Benchmark, find_benchmark, named
+from fewclip.data.benchmarks.table import BENCHMARKS, TABLE, named
 from fewclip.data.csv import read_csv
 from fewclip.data.dataset import Dataset
 from fewclip.data.embedded import EMBEDDED, read_embedded
@@ -102,7 +102,7 @@ def paired(images: Iterable[Any], labels: Any) -> list[tuple[Any, Any]]:
         raise DataError(f"The labels are {brief(labels)}: expected one label for each image.")
     images, labels = list(images), list(labels)
     if len(images) != len(labels):
-        raise DataError(f"{len(images)} images were given with {len(labels)} labels: expected one label an image.")
+        raise DataError(f"{len(images)} images were given with {len(labels)} labels: expected one label per image.")
     return list(zip(images, labels, strict=True))
 
 
@@ -123,19 +123,3 @@ def from_pairs(pairs: Sequence[Any], name: str = "the list", *, class_names: Cla
     return Dataset(
         name, tuple(labels.classes), [image for image, _ in pairs], labels.indices, numbers=tuple(labels.numbers)
     )
-
-
-__all__ = [
-    "BENCHMARKS",
-    "EMBEDDED",
-    "Benchmark",
-    "Data",
-    "Dataset",
-    "find_benchmark",
-    "from_pairs",
-    "read_benchmark",
-    "read_csv",
-    "read_data",
-    "read_folder",
-    "read_hub_table",
-]

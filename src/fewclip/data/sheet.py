@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from fewclip.clip.preprocess import read_image
 from fewclip.files.write import write_bytes
@@ -38,10 +38,10 @@ def sheet(title: str, rows: Sequence[tuple[str, Sequence[Sample]]], path: Path) 
     height = IMAGE + 10 + LINE * lines + 22
     canvas = Image.new("RGB", (2 * MARGIN + CELL * columns, MARGIN + 44 + len(rows) * (height + 34)), PAPER)
     draw = ImageDraw.Draw(canvas)
-    draw.text((MARGIN, MARGIN - 4), title, INK, _font(22))
+    draw.text((MARGIN, MARGIN - 4), title, INK, ImageFont.load_default(22))
     y = MARGIN + 44
     for heading, samples in rows:
-        draw.text((MARGIN, y), heading, PALE, _font(16))
+        draw.text((MARGIN, y), heading, PALE, ImageFont.load_default(16))
         y += 28
         for column, sample in enumerate(samples):
             _cell(canvas, draw, MARGIN + column * CELL, y, sample)
@@ -55,23 +55,14 @@ def sheet(title: str, rows: Sequence[tuple[str, Sequence[Sample]]], path: Path) 
 def _cell(canvas: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, sample: Sample) -> None:
     picture = read_image(sample.image)
     picture.thumbnail((IMAGE, IMAGE), Image.Resampling.BICUBIC)
-    if max(picture.size) < IMAGE:
-        scale = IMAGE / max(picture.size)
-        picture = picture.resize(
-            (round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC
-        )
-    canvas.paste(picture, (x, y))
+    canvas.paste(ImageOps.contain(picture, (IMAGE, IMAGE)), (x, y))  # enlarges one that is smaller
     y += IMAGE + 8
-    draw.text((x, y), _short(sample.truth, 22), INK, _font(14))
+    draw.text((x, y), _short(sample.truth, 22), INK, ImageFont.load_default(14))
     for method, guess in sample.guesses:
         y += LINE
         colour = RIGHT if guess == sample.truth else WRONG
-        draw.text((x, y), _short(f"{method}: {guess}", 27), colour, _font(12))
+        draw.text((x, y), _short(f"{method}: {guess}", 27), colour, ImageFont.load_default(12))
 
 
 def _short(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
-
-
-def _font(size: int) -> Any:
-    return ImageFont.load_default(size)

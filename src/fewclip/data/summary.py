@@ -1,4 +1,4 @@
-"""What a data set holds, in numbers and as a sheet of pictures."""
+"""What a data set holds, in numbers and as a contact sheet."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 
 from fewclip.data.dataset import Dataset, LazyImages
+from fewclip.data.paths import some
 from fewclip.errors import DataError
 
 
@@ -19,7 +20,7 @@ def own_validation(read: Callable[[str], Dataset]) -> Dataset:
     for split in ("train", "test"):
         if set(val.keys) & _keys(read, split):
             raise DataError(
-                f"{val.name} has no separate validation images, its val split contains images of its {split} split: give a "
+                f"{val.name} has no separate validation images: its val split contains images of its {split} split: give a "
                 "folder of other images."
             )
     return val
@@ -36,8 +37,8 @@ def held_out(val: Dataset, train: Dataset) -> Dataset:
     kept = val.take([i for i in range(len(val)) if files.get(i) not in trained]).only(train.classes)
     if not len(kept):
         raise DataError(
-            f"{val.name} has no image of the classes {', '.join(train.classes[:3])}{', …' * (len(train.classes) > 3)} "
-            "that is not trained on, so no setting can be chosen with it: give labelled images of the same classes."
+            f"{val.name} has no image of the classes {some(train.classes)} "
+            "that is not trained on, so no setting can be chosen: give labelled images of the same classes."
         )
     return kept
 

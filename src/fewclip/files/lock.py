@@ -37,7 +37,7 @@ def only_writer(folder: Path, patience: float = 0.0, *, output: Path | None = No
         _acquire(lock, folder, patience)
     except Timeout:
         raise OutputError(
-            f"Another process is writing to {output}: wait until it has ended, or give another output."
+            f"Another process is writing to {output}: wait until it ends, or give another output."
         ) from None
     except OSError as error:
         raise OutputError(

@@ -25,7 +25,7 @@ def read_bytes(path: Path, most: int = MOST) -> bytes:
     if not stat.S_ISREG(about.st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     if about.st_size > most:
-        raise OSError(errno.EFBIG, f"it has {about.st_size:,} bytes, more than the {most:,} that are read", str(path))
+        raise OSError(errno.EFBIG, f"it has {about.st_size:,} bytes, more than the limit of {most:,}", str(path))
     return path.read_bytes()
 
 

@@ -77,11 +77,6 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, as_json(value))
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """A .safetensors file with JSON metadata."""
-    write_bytes(path, as_tensors(tensors, meta))
-
-
 def as_json(value: Any) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 

@@ -24,7 +24,7 @@ from fewclip.methods.prograd import ProGrad
 from fewclip.methods.promptsrc import PromptSRC
 from fewclip.methods.provp import ProVP
 from fewclip.methods.rpo import RPO
-from fewclip.methods.settings import checked, suggestion
+from fewclip.methods.settings import suggestion
 from fewclip.methods.tcp import TCP
 from fewclip.methods.tip_adapter import TipAdapter, TipAdapterF
 from fewclip.methods.zero_shot import ZeroShot
@@ -81,7 +81,7 @@ def check_chooses(name: str) -> None:
     """
     if not find(name).chooses:
         those = ", ".join(f"{method.name} ({method.chooses})" for method in KINDS if method.chooses)
-        raise SettingsError(f"{name} chooses nothing by validation images, only these do: {those}. Leave val out.")
+        raise SettingsError(f"{name} does not use validation images, only these methods do: {those}. Leave val out.")
 
 
 def make_settings(name: str, values: dict[str, Any]) -> Any:
@@ -98,4 +98,4 @@ def make_settings(name: str, values: dict[str, Any]) -> Any:
             raise SettingsError(
                 f"{name} has no setting {key!r}{suggestion(key, known)}: it has {', '.join(known) or 'none'}."
             )
-    return kind(**checked(kind, values))
+    return kind(**values)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 SCALE = 100.0
 """Logit scale of MMRL, Tip-Adapter and CLIP-LoRA: a constant, where CLIP's own parameter is exp(4.6052)."""
 
+Images: TypeAlias = 'Float[Tensor, "batch 3 height width"]'
+"""Normalised pixels."""
+Labels: TypeAlias = 'Int[Tensor, " batch"]'
+"""Each image's training label."""
+Seen: TypeAlias = 'Bool[Tensor, " classes"]'
+"""Of candidate classes: trained on that class."""
+Logits: TypeAlias = 'Float[Tensor, "batch classes"]'
+"""Softmax over the classes makes them probabilities."""
 Loss = Callable[[Tensor, Tensor], "dict[str, Tensor]"]
 """Of images and labels: the `loss`, with the outputs it was made from."""
 Gradients = list["Tensor | None"]
@@ -56,8 +64,6 @@ class Examples(Protocol):
 
     labels: Int[Tensor, " images"]
     """The label of each image."""
-    classes: int
-    """How many classes there are."""
 
     def plain(self) -> Iterable[Tensor]:
         """All images as they are predicted, in order: batches of normalised pixels."""
@@ -78,7 +84,7 @@ class Method(nn.Module, ABC):
     trained: ClassVar[str]
     """What is trained, in a few words, for the table of methods."""
     parameters_b16: ClassVar[str] = ""
-    """How many numbers that is on ViT-B/16 with default settings; tests/methods/test_parameters.py counts them."""
+    """How many parameters that is on ViT-B/16 with default settings; tests/methods/test_parameters.py counts them."""
     new_classes: ClassVar[str]
     """How it scores classes that it was not trained on, in a few words; empty if it can't."""
     Settings: ClassVar[type]
@@ -107,6 +113,7 @@ class Method(nn.Module, ABC):
         object.__setattr__(self, "clip", clip)  # beside the module, not in it
         self.settings = self.Settings() if settings is None else settings
         self.class_count = classes
+        self._chosen: dict[str, float] = {}
 
     # Before training
 
@@ -119,12 +126,12 @@ class Method(nn.Module, ABC):
     @property
     def chosen(self) -> dict[str, float]:
         """The settings that were chosen on validation images, by name; empty if there were none."""
-        return {}
+        return self._chosen
 
     # Training
 
     @abstractmethod
-    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+    def loss(self, images: Images, labels: Labels) -> dict[str, Tensor]:
         """The training loss of a batch of normalised pixels as `loss`, with the named outputs that it was made from.
 
         `prepare` must have been called. `loss` is a mean over the batch plus terms that don't depend on it, so the
@@ -159,9 +166,7 @@ class Method(nn.Module, ABC):
         """All that can be computed of candidate classes before an image is seen; passed to `scores`."""
 
     @abstractmethod
-    def scores(
-        self, images: Float[Tensor, "batch 3 height width"], classes: Any, seen: Bool[Tensor, " classes"]
-    ) -> Float[Tensor, "batch classes"]:
+    def scores(self, images: Images, classes: Any, seen: Seen) -> Logits:
         """Logits over candidate classes; softmax makes them probabilities. `seen`: trained on that class."""
 
     # What is the same for all
@@ -176,17 +181,9 @@ class Method(nn.Module, ABC):
         """Whether it can score, under these settings, classes that it was not trained on."""
         return bool(cls.new_classes)
 
-    @property
-    def answers_new(self) -> bool:
-        """Whether it can score, with its settings, classes that it was not trained on."""
-        return self.answers_new_with(self.settings)
-
     def parameter_count(self) -> int:
-        """How many numbers are trained."""
+        """How many parameters are trained."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
-
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        return self.loss(images, labels)
 
 
 def unit(x: Float[Tensor, "*n dim"]) -> Float[Tensor, "*n dim"]:

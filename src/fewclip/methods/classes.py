@@ -52,7 +52,7 @@ class ClassTexts:
                 "This backbone has no tokenizer, so class names can't be read: load it with CLIP.from_pretrained."
             )
         if not names:
-            raise PromptError("There is no class name: give at least one.")
+            raise PromptError("No class names were given: give at least one.")
         check_names(names, where="the classes", repeats=True)
         self.names, self.template, self.tokenizer, self.context_length = names, template, tokenizer, context_length
         places = match([key(name) for name in names], [key(name) for name in (names if trained is None else trained)])

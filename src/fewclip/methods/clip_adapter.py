@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fewclip.clip.model import CLIP
-from fewclip.methods.base import unit
+from fewclip.methods.base import Images, unit
 from fewclip.methods.coop import coop_training
 from fewclip.methods.cosine import CosineMethod
 from fewclip.methods.settings import Count, Settings, Share
@@ -28,7 +28,7 @@ class CLIPAdapterSettings(Settings):
     ratio: Share = 0.2
     """r: share of the adapter's output in the image feature."""
     reduction: Count = 4
-    """How much narrower than the joint space the bottleneck is."""
+    """Factor by which the bottleneck is narrower than the joint space."""
 
 
 class CLIPAdapter(CosineMethod):
@@ -50,7 +50,7 @@ class CLIPAdapter(CosineMethod):
             nn.Linear(dim, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, dim, bias=False), nn.ReLU()
         )
 
-    def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
+    def image_features(self, images: Images) -> Float[Tensor, "batch dim"]:
         with torch.no_grad():
             f = self.clip.visual.features(self.clip.visual.stem(images))
         return unit(self.settings.ratio * self.adapter(f) + (1 - self.settings.ratio) * f)

@@ -20,7 +20,7 @@ from fewclip.clip.model import CLIP
 from fewclip.clip.tokens import Beside, Place, Stem, TextTokens
 from fewclip.errors import SettingsError
 from fewclip.methods import frozen
-from fewclip.methods.base import SCALE, unit
+from fewclip.methods.base import SCALE, Images, unit
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.cosine import CosineMethod
 from fewclip.methods.settings import Count, Range, Settings, Weight
@@ -44,7 +44,7 @@ class CLIPLoRASettings(Settings):
     layers: Literal["all", "bottom", "mid", "up", "half-bottom", "half-up", "top3"] | tuple[int, ...] = "all"
     """Which layers of a tower: all, a third, a half, the last three, or numbers counted from 1."""
     towers: Literal["both", "image", "text"] = "both"
-    """Which towers."""
+    """Which towers are updated."""
     dropout: Annotated[float, Range(0, 1, below=True)] = 0.25
     """Share of an update's inputs that is dropped in training."""
 
@@ -79,7 +79,6 @@ class CLIPLoRA(CosineMethod):
     new_classes = "the same updated towers"
     Settings = CLIPLoRASettings
     train_settings: ClassVar[dict[str, Any]] = {
-        "optimizer": "adamw",
         "lr": 2e-4,
         "weight_decay": 0.01,
         "batch_size": 32,
@@ -140,7 +139,7 @@ class CLIPLoRA(CosineMethod):
     def class_features(self, read: TextGroups[Stem[TextTokens]]) -> Float[Tensor, "classes dim"]:
         return unit(self.clip.text_features(read, beside=self.beside(self.text)))
 
-    def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
+    def image_features(self, images: Images) -> Float[Tensor, "batch dim"]:
         if self.image is None:
             return frozen.image_features(self.clip, images)
         stem = self.clip.visual.stem(images, min(self.image.layers))

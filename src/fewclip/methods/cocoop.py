@@ -10,20 +10,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
-from fewclip.methods import frozen
-from fewclip.methods.base import Method, normal, unit
+from fewclip.methods.base import Images, Logits, Seen, normal, unit
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import Slots, sentence, start_from_words
 from fewclip.methods.coop import coop_training
+from fewclip.methods.cosine import CosineMethod
 from fewclip.methods.settings import Count, Settings
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float
 
 PROMPTS_AT_ONCE = 2048
 """Image-specific prompts that scoring keeps in memory together."""
@@ -36,10 +35,10 @@ class CoCoOpSettings(Settings):
     words: str = "a photo of a"
     """Words whose embeddings they start from, if there are at least M; else they start from N(0, 0.02²)."""
     reduction: Count = 16
-    """How much narrower than the joint space the network's middle is."""
+    """Factor by which the network's hidden layer is narrower than the joint space."""
 
 
-class CoCoOp(Method):
+class CoCoOp(CosineMethod):
     name = "cocoop"
     title = "CoCoOp"
     paper = "Zhou et al., CVPR 2022"
@@ -63,31 +62,26 @@ class CoCoOp(Method):
 
     def prepare(self, texts: ClassTexts) -> None:
         start_from_words(self.context, self.settings.words, self.clip, self.prompts(texts))
-        self._slots = self.encode_classes(texts)
+        super().prepare(texts)
+
+    def read(self, texts: ClassTexts) -> Slots:
+        """The prompts without the context, which depends on the image."""
+        return Slots(self.clip, self.prompts(texts), self.settings.context_tokens)
 
     def text_features(self, slots: Slots, shift: Float[Tensor, "batch width"]) -> Float[Tensor, "batch classes dim"]:
         """Every image's own class features, L2-normalised."""
         return unit(self.clip.text_features(slots.fill(self.context + shift[:, None])))
 
-    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
-        f = frozen.image_features(self.clip, images)
+    def logits(self, f: Float[Tensor, "batch dim"], w: Float[Tensor, "batch classes dim"]) -> Logits:
+        return self.scale * (w @ f[..., None]).squeeze(-1)
+
+    def outputs(self, images: Images) -> dict[str, Tensor]:
+        f = self.image_features(images)
         shift = self.meta_net(f)
-        w = self.text_features(self._slots, shift)
-        logits = self.scale * (w @ f[..., None]).squeeze(-1)
-        out = {"image_features": f, "text_features": w, "ctx_bias": shift, "logits": logits}
-        return out | {"loss": F.cross_entropy(logits, labels)}
+        w = self.text_features(self._read, shift)
+        return {"image_features": f, "text_features": w, "ctx_bias": shift, "logits": self.logits(f, w)}
 
-    def encode_classes(self, texts: ClassTexts) -> Slots:
-        """The prompts without the context, which depends on the image."""
-        return Slots(self.clip, self.prompts(texts), self.settings.context_tokens)
-
-    def scores(
-        self, images: Float[Tensor, "batch 3 height width"], classes: Slots, seen: Bool[Tensor, " classes"]
-    ) -> Float[Tensor, "batch classes"]:
+    def scores(self, images: Images, classes: Slots, seen: Seen) -> Logits:
         """scale · cos(f_b, w_bc), a few images at a time."""
-        f = frozen.image_features(self.clip, images)
-        few = max(1, PROMPTS_AT_ONCE // len(classes))
-        rows = [
-            (self.text_features(classes, self.meta_net(part)) @ part[..., None]).squeeze(-1) for part in f.split(few)
-        ]
-        return self.scale * torch.cat(rows)
+        parts = self.image_features(images).split(max(1, PROMPTS_AT_ONCE // len(classes)))
+        return torch.cat([self.logits(f, self.text_features(classes, self.meta_net(f))) for f in parts])

@@ -84,10 +84,7 @@ class Slots:
     def fill(self, context: Float[Tensor, "*copies m width"]) -> TextGroups[Stem[TextTokens]]:
         """The tokens that enter layer 1. With `own`, `context` is (*copies, C, M, width)."""
         pairs = zip(self.groups, self.rows, strict=True)
-        if self.own:
-            stems = [group.fill(context[..., rows, :, :], own=True) for group, rows in pairs]
-        else:
-            stems = [group.fill(context, own=False) for group, _ in pairs]
+        stems = [group.fill(context[..., rows, :, :] if self.own else context, self.own) for group, rows in pairs]
         return TextGroups(stems, self.rows, self.share)
 
 

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewclip.methods import frozen
-from fewclip.methods.base import Method
+from fewclip.methods.base import Images, Labels, Logits, Method, Seen
 from fewclip.methods.classes import ClassTexts
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float
 
 
 class CosineMethod(Method):
@@ -30,30 +30,29 @@ class CosineMethod(Method):
         """w (C, d), L2-normalised, from what `read` returned."""
         return read
 
-    def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
+    def image_features(self, images: Images) -> Float[Tensor, "batch dim"]:
         """f (B, d), L2-normalised."""
         return frozen.image_features(self.clip, images)
 
     def prepare(self, texts: ClassTexts) -> None:
         self._read = self.read(texts)
 
-    def outputs(self, images: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
+    def logits(self, f: Tensor, w: Any) -> Logits:
+        """Of the features of images and classes."""
+        return self.scale * f @ w.T
+
+    def outputs(self, images: Images) -> dict[str, Tensor]:
         """Features and logits (B, C) of a batch over the training classes."""
         f, w = self.image_features(images), self.class_features(self._read)
-        return {"image_features": f, "text_features": w, "logits": self.scale * f @ w.T}
+        return {"image_features": f, "text_features": w, "logits": self.logits(f, w)}
 
-    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+    def loss(self, images: Images, labels: Labels) -> dict[str, Tensor]:
         out = self.outputs(images)
         return out | {"loss": F.cross_entropy(out["logits"], labels)}
 
     def encode_classes(self, texts: ClassTexts) -> Any:
         return self.class_features(self.read(texts))
 
-    def scores(
-        self,
-        images: Float[Tensor, "batch 3 height width"],
-        classes: Float[Tensor, "classes dim"],
-        seen: Bool[Tensor, " classes"],
-    ) -> Float[Tensor, "batch classes"]:
+    def scores(self, images: Images, classes: Any, seen: Seen) -> Logits:
         """scale · cos(f, w), the same for known and new classes."""
-        return self.scale * self.image_features(images) @ classes.T
+        return self.logits(self.image_features(images), classes)

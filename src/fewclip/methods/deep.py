@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
 from fewclip.clip.tokens import Insertion
-from fewclip.methods.base import unit
+from fewclip.methods.base import Images, unit
 from fewclip.methods.classes import ClassTexts
-from fewclip.methods.context import Slots, sentence
+from fewclip.methods.context import Slots, sentence, start_from_words
 from fewclip.methods.cosine import CosineMethod
 
 if TYPE_CHECKING:
@@ -24,14 +23,12 @@ if TYPE_CHECKING:
 
 
 class DeepPrompts(CosineMethod):
-    """A subclass has the parameters `text` and `image`, or makes the tokens otherwise."""
+    """A subclass has the parameters `text` and `image`, or makes the image tokens otherwise."""
 
     text: nn.Parameter
     image: nn.Parameter
-
-    def text_tokens(self) -> Float[Tensor, "depth n width"]:
-        """The tokens of each text layer, from the first on."""
-        return self.text
+    words: str = ""
+    """What the text tokens of layer 1 start from, if there are at least as many words; further ones stay in the prompt."""
 
     def image_tokens(self) -> Float[Tensor, "depth n width"]:
         """The tokens of each image layer, from the first on."""
@@ -39,22 +36,20 @@ class DeepPrompts(CosineMethod):
 
     def prompts(self, texts: ClassTexts) -> Prompts:
         """One sentence per class; its first words are replaced by the text tokens of layer 1."""
-        return texts.prompts(sentence(self.text_tokens().shape[1]))
+        return texts.prompts(sentence(self.text.shape[1], self.words))
+
+    def prepare(self, texts: ClassTexts) -> None:
+        start_from_words(self.text[0], self.words, self.clip, self.prompts(texts))
+        super().prepare(texts)
 
     def read(self, texts: ClassTexts) -> Slots:
-        return Slots(self.clip, self.prompts(texts), self.text_tokens().shape[1])
+        return Slots(self.clip, self.prompts(texts), self.text.shape[1])
 
     def class_features(self, read: Slots) -> Float[Tensor, "classes dim"]:
-        tokens = self.text_tokens()
-        deeper = Insertion(2, tokens[1:], there=True)
-        return unit(self.clip.text_features(read.fill(tokens[0]), deeper.text))
+        deeper = Insertion(2, self.text[1:], there=True)
+        return unit(self.clip.text_features(read.fill(self.text[0]), deeper.text))
 
-    def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
+    def image_features(self, images: Images) -> Float[Tensor, "batch dim"]:
         visual, tokens = self.clip.visual, self.image_tokens()
         edit = Insertion(1, [visual.ln_pre(tokens[0]), *tokens[1:]])
         return unit(visual.features(visual.stem(images), edit.image))
-
-
-def depth_of(clip: CLIP, depth: int) -> tuple[int, int]:
-    """Layers with tokens of the text and of the image tower: `depth`, or all where a tower has fewer."""
-    return min(depth, clip.config.text_layers), min(depth, clip.config.vision_layers)

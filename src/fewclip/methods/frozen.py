@@ -10,20 +10,20 @@ from torch import Tensor
 
 from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
-from fewclip.methods.base import unit
+from fewclip.methods.base import Images, unit
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 
 @torch.no_grad()
-def image_features(clip: CLIP, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
+def image_features(clip: CLIP, images: Images) -> Float[Tensor, "batch dim"]:
     """Unit image features."""
     return unit(clip.visual.features(clip.visual.stem(images)))
 
 
 @torch.no_grad()
-def raw_image_features(clip: CLIP, batches: Iterable[Float[Tensor, "batch 3 height width"]]) -> Float[Tensor, "n dim"]:
+def raw_image_features(clip: CLIP, batches: Iterable[Images]) -> Float[Tensor, "n dim"]:
     """Image features of several batches, as the projection leaves them, in float32."""
     return torch.cat([clip.visual.features(clip.visual.stem(batch.to(clip.device))).float() for batch in batches])
 

@@ -8,18 +8,14 @@ Yao, Zhang and Xu, "Visual-Language Prompt Tuning with Knowledge-guided Context 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from fewclip.methods import frozen
-from fewclip.methods.base import cosine_gap
+from fewclip.methods.base import Images, Labels, cosine_gap
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.coop import CoOp, CoOpSettings, coop_training
 from fewclip.methods.settings import Weight
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +40,8 @@ class KgCoOp(CoOp):
         super().prepare(texts)
         self._frozen_text = frozen.text_features(self.clip, texts.prompts(texts.template))  # Z (C, d)
 
-    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+    def loss(self, images: Images, labels: Labels) -> dict[str, Tensor]:
         """CE + λ·(1 - mean_c cos(w_c, z_c))."""
         out = super().loss(images, labels)
-        out["loss_ce"] = out["loss"]
-        out["loss_kg"] = cosine_gap(out["text_features"], self._frozen_text)
-        out["loss"] = out["loss_ce"] + self.settings.kg_weight * out["loss_kg"]
-        return out
+        gap = cosine_gap(out["text_features"], self._frozen_text)
+        return out | {"loss_ce": out["loss"], "loss_kg": gap, "loss": out["loss"] + self.settings.kg_weight * gap}

@@ -19,24 +19,24 @@ from torch import Tensor, nn
 from fewclip.clip.model import CLIP
 from fewclip.errors import SettingsError
 from fewclip.methods import frozen
-from fewclip.methods.base import Examples, Method
+from fewclip.methods.base import Examples, Images, Labels, Logits, Method, Seen
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.settings import Count, Positive, Settings, Whole
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearProbeSettings(Settings):
     c: Positive = 1.0
-    """C: weight of the data against the size of W, unless validation images choose it."""
+    """C: inverse strength of the L2 penalty on W, unless validation images choose it."""
     rounds: Whole = 8
-    """Rounds of the search after the grid."""
+    """Rounds of the search for C after the grid."""
     max_iter: Count = 1000
-    """Most iterations per fit."""
+    """Maximum number of iterations per fit."""
     tolerance: Positive = 1e-4
-    """Where a fit stops; the published choice of C depends on it."""
+    """Tolerance at which the solver stops; the published choice of C depends on it."""
 
 
 class LinearProbe(Method):
@@ -57,7 +57,6 @@ class LinearProbe(Method):
         super().__init__(clip, settings, classes)
         self.weight = nn.Parameter(torch.zeros(classes, clip.config.embed_dim), requires_grad=False)  # W (C, d)
         self.bias = nn.Parameter(torch.zeros(classes), requires_grad=False)  # b (C,)
-        self._chosen: dict[str, float] = {}
 
     @torch.no_grad()
     def memorise(self, examples: Examples, val: Examples | None = None) -> None:
@@ -70,10 +69,6 @@ class LinearProbe(Method):
         weight, bias = coefficients(model)
         self.weight.copy_(weight)
         self.bias.copy_(bias)
-
-    @property
-    def chosen(self) -> dict[str, float]:
-        return self._chosen
 
     def regression(self, f: Float[Tensor, "n dim"], labels: Int[Tensor, " n"], c: float) -> Any:
         """scikit-learn's fitted model for one C.
@@ -99,7 +94,7 @@ class LinearProbe(Method):
         truth: Int[Tensor, " m"],
         seen: Callable[[float, Any, float], None] | None = None,
     ) -> Any:
-        """The model that the published search ends with. `seen` is told of every fit: C, model, validation accuracy."""
+        """The model that the published search ends with. `seen` is called after every fit: C, model, validation accuracy."""
 
         def accuracy(c: float) -> tuple[float, Any]:
             model = self.regression(f, labels, c)
@@ -121,7 +116,7 @@ class LinearProbe(Method):
                 model, right = left_model, middle
         return model
 
-    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+    def loss(self, images: Images, labels: Labels) -> dict[str, Tensor]:
         """Never called: it is fitted in closed form."""
         raise RuntimeError("a linear probe is fitted in closed form and has no training steps")
 
@@ -129,9 +124,7 @@ class LinearProbe(Method):
         """The training label of each candidate."""
         return texts.labels.to(self.clip.device)
 
-    def scores(
-        self, images: Float[Tensor, "batch 3 height width"], classes: Int[Tensor, " classes"], seen: Bool[Tensor, " c"]
-    ) -> Float[Tensor, "batch classes"]:
+    def scores(self, images: Images, classes: Int[Tensor, " classes"], seen: Seen) -> Logits:
         f = self.clip.visual.features(self.clip.visual.stem(images))
         return f @ self.weight[classes].T + self.bias[classes]
 

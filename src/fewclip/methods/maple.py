@@ -13,12 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from fewclip.clip.model import CLIP
-from fewclip.clip.prompts import Prompts
 from fewclip.methods.base import normal
-from fewclip.methods.classes import ClassTexts
-from fewclip.methods.context import sentence, start_from_words
 from fewclip.methods.coop import coop_training
-from fewclip.methods.deep import DeepPrompts, depth_of
+from fewclip.methods.deep import DeepPrompts
 from fewclip.methods.settings import Count, Settings
 
 if TYPE_CHECKING:
@@ -48,20 +45,14 @@ class MaPLe(DeepPrompts):
 
     def __init__(self, clip: CLIP, settings: MaPLeSettings | None = None, classes: int = 0) -> None:
         super().__init__(clip, settings, classes)
-        s, text, image = self.settings, clip.config.text_width, clip.config.vision_width
-        depth = min(depth_of(clip, s.depth))
+        s, config = self.settings, clip.config
+        self.words, text, image = s.words, config.text_width, config.vision_width
+        depth = min(s.depth, config.text_layers, config.vision_layers)
         self.text = normal(depth, s.prompt_tokens, text)  # (J, n, d_t)
         first, deeper = nn.Linear(text, image), nn.Linear(text, image)  # all deeper maps start alike, as published
         maps = [first, *[deeper] * (depth - 1)]
         self.to_image = nn.Parameter(torch.stack([m.weight.detach() for m in maps]))  # (J, d_v, d_t)
         self.bias = nn.Parameter(torch.stack([m.bias.detach() for m in maps]))  # (J, d_v)
-
-    def prompts(self, texts: ClassTexts) -> Prompts:
-        return texts.prompts(sentence(self.settings.prompt_tokens, self.settings.words))
-
-    def prepare(self, texts: ClassTexts) -> None:
-        start_from_words(self.text[0], self.settings.words, self.clip, self.prompts(texts))
-        super().prepare(texts)
 
     def image_tokens(self) -> Float[Tensor, "depth n width"]:
         return self.text @ self.to_image.mT + self.bias[:, None]

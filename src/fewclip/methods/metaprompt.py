@@ -18,15 +18,15 @@ from torch import Tensor
 from fewclip.clip.model import CLIP
 from fewclip.clip.templates import SELECTED_TEMPLATES
 from fewclip.methods import frozen
-from fewclip.methods.base import Gradients, Step, normal
+from fewclip.methods.base import Gradients, Images, Labels, Logits, Seen, Step, normal
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import Slots
 from fewclip.methods.coop import coop_training
-from fewclip.methods.deep import DeepPrompts, depth_of
+from fewclip.methods.deep import DeepPrompts
 from fewclip.methods.settings import Count, Settings, Weight
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +60,9 @@ class MetaPrompt(DeepPrompts):
 
     def __init__(self, clip: CLIP, settings: MetaPromptSettings | None = None, classes: int = 0) -> None:
         super().__init__(clip, settings, classes)
-        s, (text_depth, image_depth) = self.settings, depth_of(clip, self.settings.depth)
-        self.text = normal(text_depth, s.text_prompts, clip.config.text_width)  # (J, n_t, d_t)
-        self.image = normal(image_depth, s.image_prompts, clip.config.vision_width)  # (J, n_v, d_v)
+        s, config = self.settings, clip.config
+        self.text = normal(min(s.depth, config.text_layers), s.text_prompts, config.text_width)  # (J, n_t, d_t)
+        self.image = normal(min(s.depth, config.vision_layers), s.image_prompts, config.vision_width)  # (J, n_v, d_v)
 
     def frozen_text(self, texts: ClassTexts) -> Float[Tensor, "classes dim"]:
         """t0, of the template without its full stop, as published, and with `ensemble` of seven further sentences."""
@@ -74,7 +74,7 @@ class MetaPrompt(DeepPrompts):
         self._prompts = self.prompts(texts)
         self._frozen_text = self.frozen_text(texts)
 
-    def outputs(self, images: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
+    def outputs(self, images: Images) -> dict[str, Tensor]:
         return self._compare(images, (self.class_features(self._read), self._frozen_text))
 
     def _compare(self, images: Tensor, classes: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
@@ -84,7 +84,7 @@ class MetaPrompt(DeepPrompts):
         out = {"image_features": v, "text_features": t, "logits_image": a, "logits_text": b}
         return out | {"logits": (a + b) / 2}
 
-    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+    def loss(self, images: Images, labels: Labels) -> dict[str, Tensor]:
         """CE(Z) + CE(A) + CE(T)."""
         out = self.outputs(images)
         names = {"loss_mean": "logits", "loss_image": "logits_image", "loss_text": "logits_text"}
@@ -142,11 +142,6 @@ class MetaPrompt(DeepPrompts):
     def encode_classes(self, texts: ClassTexts) -> tuple[Tensor, Tensor]:
         return self.class_features(self.read(texts)), self.frozen_text(texts)
 
-    def scores(  # type: ignore[override]
-        self,
-        images: Float[Tensor, "batch 3 height width"],
-        classes: tuple[Tensor, Tensor],
-        seen: Bool[Tensor, " classes"],
-    ) -> Float[Tensor, "batch classes"]:
+    def scores(self, images: Images, classes: tuple[Tensor, Tensor], seen: Seen) -> Logits:
         """Z of the candidate classes."""
         return self._compare(images, classes)["logits"]

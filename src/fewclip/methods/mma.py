@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fewclip.clip.model import CLIP
 from fewclip.clip.tokens import Beside, Place, Stem, TextTokens
 from fewclip.errors import SettingsError
-from fewclip.methods.base import unit
+from fewclip.methods.base import Images, unit
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.coop import coop_training
 from fewclip.methods.cosine import CosineMethod
@@ -36,7 +36,7 @@ class MMASettings(Settings):
     last_layer: Count | None = None
     """Last layer with an adapter. By default the tower's last."""
     bottleneck: Count = 32
-    """r: width of the adapters' middle."""
+    """r: width of the bottleneck."""
     scale: Positive = 0.001
     """α: what the adapters' output is multiplied by."""
 
@@ -106,7 +106,7 @@ class MMA(CosineMethod):
     def class_features(self, read: TextGroups[Stem[TextTokens]]) -> Float[Tensor, "classes dim"]:
         return unit(self.clip.text_features(read, beside=self.beside(self.text, self.text_first)))
 
-    def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
+    def image_features(self, images: Images) -> Float[Tensor, "batch dim"]:
         stem = self.clip.visual.stem(images, self.image_first)
         return unit(self.clip.visual.features(stem, beside=self.beside(self.image, self.image_first)))
 
@@ -116,17 +116,9 @@ def maps(layers: int, rows: int, columns: int) -> tuple[nn.Parameter, nn.Paramet
     return nn.Parameter((2 / rows) ** 0.5 * torch.randn(layers, rows, columns)), nn.Parameter(torch.zeros(layers, rows))
 
 
-class _ScaleGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: object, x: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor  # type: ignore[attr-defined]
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient * ctx.factor, None  # type: ignore[attr-defined]
-
-
 def scale_gradient(x: Tensor, factor: float) -> Tensor:
     """x, whose gradient is multiplied by `factor`."""
-    return _ScaleGradient.apply(x, factor)
+    x = x.view_as(x)
+    if x.requires_grad:
+        x.register_hook(lambda gradient: gradient * factor)
+    return x

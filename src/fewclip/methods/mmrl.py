@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from fewclip.clip.model import CLIP
 from fewclip.clip.tokens import Insertion, Stem, TextTokens
 from fewclip.errors import SettingsError
-from fewclip.methods.base import SCALE, Method, cosine_gap, unit
+from fewclip.methods.base import SCALE, Images, Labels, Logits, Method, Seen, cosine_gap, unit
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.settings import Count, Settings, Share, Weight
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float
 
     from fewclip.clip.groups import TextGroups
 
@@ -35,7 +35,7 @@ class MMRLSettings(Settings):
     rep_tokens: Count = 5
     """K: representation tokens per layer."""
     first_layer: Count | None = None
-    """J: first layer that sees them, counted from 1. By default the middle of each tower (6 of 12)."""
+    """J: first layer that receives them, counted from 1. By default the middle of each tower (6 of 12)."""
     rep_dim: Count = 512
     """d_r: width of the shared representation space."""
     alpha: Share = 0.7
@@ -43,13 +43,13 @@ class MMRLSettings(Settings):
     reg_weight: Weight = 1.0
     """λ: how strongly class and text features are held to those of frozen CLIP."""
     regulariser: Literal["cosine", "l1", "mse"] = "cosine"
-    """What holds them: 1 - cosine, or the mean absolute or squared difference of the unit features (Table 9)."""
+    """Distance that λ weights: 1 - cosine, or the mean absolute or squared difference of unit features (Table 9)."""
     fusion: Literal["logits", "probabilities"] = "logits"
-    """Known classes: mix the logits, as the published code does, or the probabilities, as the paper writes."""
+    """What is mixed for known classes: the logits, as in the published code, or the probabilities, as in the paper."""
     image_tokens: bool = True
     """Tokens in the image tower; without them (ablation "w/o V") there is no representation feature."""
     text_tokens: bool = True
-    """Tokens in the text tower (ablation "w/o L" without)."""
+    """Tokens in the text tower; without them it is the ablation "w/o L"."""
     space: Literal["shared", "independent", "text-to-image"] = "shared"
     """Where tokens come from: the shared space; separate tokens for each tower and layer ("w/o RS"); or text tokens mapped to the
     image side (MMRL†)."""
@@ -58,8 +58,8 @@ class MMRLSettings(Settings):
     new_scores: Literal["class", "both"] = "class"
     """Features that score new classes ("w/o DS2": both)."""
     mixed_scores: Literal["balanced", "raw"] = "balanced"
-    """Known and new classes together: the class features give the probability that it is a known one, both features which of them;
-    or the two kinds of logits side by side. A single kind is scored the same either way."""
+    """How known and new classes compete. balanced: the class feature gives the probability of all known classes together, and both
+    features divide it among them. raw: the two kinds of logits side by side. A single kind is scored the same either way."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -98,6 +98,7 @@ class RepresentationTokens(nn.Module):
         super().__init__()
         k, kind = settings.rep_tokens, settings.space
         self.kind = kind
+        self.text = self.image = self.to_image = self.to_text = None
         if kind == "shared":
             self.space = nn.Parameter(0.02 * torch.randn(k, settings.rep_dim))
             self.to_image = aligner(image[0], settings.rep_dim, image[1]) if settings.image_tokens else None
@@ -117,16 +118,10 @@ class RepresentationTokens(nn.Module):
 
     def forward(self) -> tuple[Tensor | None, Tensor | None]:
         """Tokens of the image and of the text tower; None where a tower has none."""
-        if self.kind == "shared":
-            return (
-                None if self.to_image is None else self.to_image(self.space),
-                None if self.to_text is None else self.to_text(self.space),
-            )
-        text = getattr(self, "text", None)
-        if self.kind == "text-to-image":
-            assert self.to_image is not None
-            return self.to_image(text), text
-        return getattr(self, "image", None), text
+        text = self.text if self.to_text is None else self.to_text(self.space)
+        if self.to_image is None:
+            return self.image, text
+        return self.to_image(self.space if self.kind == "shared" else text), text
 
 
 class MMRL(Method):
@@ -186,7 +181,7 @@ class MMRL(Method):
         self._text_stem = self.text_stem(texts)
         self._frozen_text = self.text_features(self._text_stem, None)  # w0
 
-    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+    def loss(self, images: Images, labels: Labels) -> dict[str, Tensor]:
         """α·CE(ℓ_c) + (1-α)·CE(ℓ_r) + λ·R(f_c, f0) + λ·R(w, w0), docs/equations.md §4."""
         s = self.settings
         image_tokens, text_tokens = self.tokens()
@@ -207,12 +202,7 @@ class MMRL(Method):
     def encode_classes(self, texts: ClassTexts) -> Float[Tensor, "classes d"]:
         return self.text_features(self.text_stem(texts), self.tokens()[1])
 
-    def scores(
-        self,
-        images: Float[Tensor, "batch 3 height width"],
-        classes: Float[Tensor, "classes d"],
-        seen: Bool[Tensor, " classes"],
-    ) -> Float[Tensor, "batch classes"]:
+    def scores(self, images: Images, classes: Float[Tensor, "classes d"], seen: Seen) -> Logits:
         """Known classes by both features, new ones only by the class feature, docs/equations.md §5, in one set of logits.
 
         Training fixes the representation logits up to a constant, so beside those of the class feature they are on no

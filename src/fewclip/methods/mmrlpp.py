@@ -27,7 +27,7 @@ class MMRLppSettings(MMRLSettings):
     """Settings of MMRL++: MMRL's and three more."""
 
     beta: Share = 0.9
-    """β: share of a layer's own tokens against what the layer before left there (progressive composition)."""
+    """β: share of a layer's own tokens; the rest is what the previous layer made of its tokens (progressive composition)."""
     residual_rank: Count = 4
     """Rank of each layer's residual to the shared map."""
     proj_rank: Count = 64

@@ -13,21 +13,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
 from fewclip.clip.tokens import Insertion
 from fewclip.errors import SettingsError
-from fewclip.methods.base import Method, normal, unit
+from fewclip.methods.base import Images, Logits, normal, unit
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import Slots, embed_words, sentence
 from fewclip.methods.coop import coop_training
+from fewclip.methods.cosine import CosineMethod
 from fewclip.methods.settings import Count, Positive, Settings, Weight
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,18 +35,18 @@ class PLOTSettings(Settings):
     context_tokens: Count = 4
     """Learned vectors of each prompt."""
     words: tuple[str, ...] = ("a photo of a", "this is a photo", "this is picture of", "one picture of a")
-    """N starts, one for each prompt of a class."""
+    """Initial words of the N contexts, one for each prompt of a class."""
     views: Count = 4
     """M: groups of visual tokens, each a pass through the image tower."""
     image_prompts: Count = 2
-    """Visual tokens of a group."""
+    """Visual tokens per group."""
     stage: Literal["joint", "vision", "two-stage"] = "joint"
     """Train both sides on the transport's logits; or only the visual tokens, with the logits of mean features added; or, as
     published, first these and then both, each for all epochs."""
     temperature: Positive = 0.1
     """ε of the entropic transport."""
     rounds: Count = 100
-    """Most rounds of Sinkhorn's algorithm."""
+    """Maximum number of rounds of Sinkhorn's algorithm."""
     threshold: Weight = 0.01
     """Mean change at which it stops."""
 
@@ -58,7 +58,7 @@ class PLOTSettings(Settings):
             )
 
 
-class PLOT(Method):
+class PLOT(CosineMethod):
     name = "plot"
     title = "PLOT++"
     paper = "Chen et al., ICLR 2023"
@@ -92,19 +92,19 @@ class PLOT(Method):
     def prepare(self, texts: ClassTexts) -> None:
         for row, prompts in zip(self.context, self.prompts(texts), strict=True):
             row.copy_(embed_words(self.clip, prompts, 1, self.settings.context_tokens))
-        self._slots = self.read(texts)
+        super().prepare(texts)
 
     def read(self, texts: ClassTexts) -> list[Slots]:
         """The prompts without the contexts."""
         count, share = self.settings.context_tokens, len(self.settings.words)
         return [Slots(self.clip, prompts, count, share=share) for prompts in self.prompts(texts)]
 
-    def text_features(self, slots: list[Slots]) -> Float[Tensor, "n classes dim"]:
+    def class_features(self, read: list[Slots]) -> Float[Tensor, "n classes dim"]:
         """h, not normalised."""
-        rows = zip(slots, self.context, strict=True)
+        rows = zip(read, self.context, strict=True)
         return torch.stack([self.clip.text_features(one.fill(context)) for one, context in rows])
 
-    def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "m batch dim"]:
+    def image_features(self, images: Images) -> Float[Tensor, "m batch dim"]:
         """v, not normalised."""
         visual, views = self.clip.visual, len(self.image)
         stem = visual.stem(images)
@@ -133,30 +133,20 @@ class PLOT(Method):
                 break
         return r * kernel * c
 
-    def logits(self, v: Tensor, h: Tensor) -> dict[str, Tensor]:
+    def matched(self, v: Tensor, h: Tensor) -> dict[str, Tensor]:
         """z1 = s·Σ T S, and z1 + z2 with z2 the scaled cosine of the mean features: (B, C) each."""
         similar, plan = self.transport(v, h)
         joint = self.scale * (plan * similar).sum((-2, -1))
         vision = joint + self.scale * unit(v.mean(0)) @ unit(h.mean(0)).T
         return {"transport_plan": plan, "logits_stage1": vision, "logits_stage2": joint}
 
-    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+    def outputs(self, images: Images) -> dict[str, Tensor]:
         vision = self.settings.stage == "vision" or self._stage < self.stages
         with torch.set_grad_enabled(torch.is_grad_enabled() and not vision):
-            h = self.text_features(self._slots)
+            h = self.class_features(self._read)
         v = self.image_features(images)
-        out = {"image_features": v, "text_features": h} | self.logits(v, h)
-        out["logits"] = out["logits_stage1" if vision else "logits_stage2"]
-        return out | {"loss": F.cross_entropy(out["logits"], labels)}
+        out = {"image_features": v, "text_features": h} | self.matched(v, h)
+        return out | {"logits": out["logits_stage1" if vision else "logits_stage2"]}
 
-    def encode_classes(self, texts: ClassTexts) -> Float[Tensor, "n classes dim"]:
-        return self.text_features(self.read(texts))
-
-    def scores(
-        self,
-        images: Float[Tensor, "batch 3 height width"],
-        classes: Float[Tensor, "n classes dim"],
-        seen: Bool[Tensor, " classes"],
-    ) -> Float[Tensor, "batch classes"]:
-        stage = "logits_stage1" if self.settings.stage == "vision" else "logits_stage2"
-        return self.logits(self.image_features(images), classes)[stage]
+    def logits(self, f: Float[Tensor, "m batch dim"], w: Float[Tensor, "n classes dim"]) -> Logits:
+        return self.matched(f, w)["logits_stage1" if self.settings.stage == "vision" else "logits_stage2"]

@@ -16,7 +16,7 @@ from torch import Tensor
 from fewclip.clip.model import CLIP
 from fewclip.clip.prompts import Prompts
 from fewclip.errors import SettingsError
-from fewclip.methods.base import Step, normal, unit
+from fewclip.methods.base import Images, Labels, Logits, Step, normal, unit
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import Position, Slots, sentence
 from fewclip.methods.coop import coop_training
@@ -25,7 +25,7 @@ from fewclip.methods.settings import Count, Settings, Weight
 from fewclip.seeds import generator
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ class ProDA(CosineMethod):
                 features.append(unit(self.clip.text_features(filled.fill(self.context[rows]))))
         return torch.cat(features).transpose(0, 1)
 
-    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+    def loss(self, images: Images, labels: Labels) -> dict[str, Tensor]:
         """CE(s f μ + s²/2·var, y) + α·mean |cos| of the nameless prompts."""
         f, w = self.image_features(images), self.text_features(self._read, self.batch)
         mean = w.mean(1)
@@ -113,9 +113,7 @@ class ProDA(CosineMethod):
         out["loss"] = out["loss_upper"] + self.settings.orthogonal_weight * out["loss_orth"]
         return out
 
-    def variance(
-        self, f: Float[Tensor, "batch dim"], spread: Float[Tensor, "classes q dim"], labels: Int[Tensor, " batch"]
-    ) -> Float[Tensor, "batch classes"]:
+    def variance(self, f: Float[Tensor, "batch dim"], spread: Float[Tensor, "classes q dim"], labels: Labels) -> Logits:
         """Variance of f·(w_y - w_c) over the prompts, dimensions taken as independent: Σ_qj f_j²·(D_yqj - D_cqj)²/(Q + 1)."""
         with torch.autocast(f.device.type, enabled=False):  # times s²/2 ≈ 5000
             squares, spread = f.float().square(), spread.float()
@@ -126,7 +124,7 @@ class ProDA(CosineMethod):
         return torch.stack(rows) / (spread.shape[1] + 1)
 
     def step(self, step: Step) -> Tensor:
-        """The pool is drawn in random groups of Q, anew when it is used up."""
+        """The pool is drawn in random groups of Q, and shuffled again when it is used up."""
         groups = max(1, self.settings.pool // self.settings.prompt_batch)
         turn, group = divmod(step.number, groups)
         order = torch.randperm(self.settings.pool, generator=generator(step.seed, "pool", turn)).tolist()

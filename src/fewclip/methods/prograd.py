@@ -7,20 +7,16 @@ the cross-entropy's gradient a and the distillation's b point apart, a loses its
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from fewclip.methods import frozen
-from fewclip.methods.base import Step
+from fewclip.methods.base import Images, Labels, Step
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import embed_words
 from fewclip.methods.coop import CoOp, CoOpSettings, coop_training
 from fewclip.methods.settings import Count, Positive, Weight
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +62,7 @@ class ProGrad(CoOp):
             self.context[m - count :] = embed_words(self.clip, self.prompts(texts), 1 + m - count, count)
         self._teacher = frozen.text_features(self.clip, texts.prompts(texts.template))  # (C, d)
 
-    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+    def loss(self, images: Images, labels: Labels) -> dict[str, Tensor]:
         """CE as `loss`, and as `loss_kl` the cross-entropy of the zero-shot predictions, τ²·mean_b Σ_c -p_c log q_c."""
         out = super().loss(images, labels)
         tau = self.settings.temperature

@@ -16,32 +16,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewclip.clip.model import CLIP
-from fewclip.clip.prompts import Prompts
 from fewclip.clip.templates import imagenet_templates
 from fewclip.methods import frozen
-from fewclip.methods.base import normal
+from fewclip.methods.base import Images, Labels, normal
 from fewclip.methods.classes import ClassTexts
-from fewclip.methods.context import sentence, start_from_words
 from fewclip.methods.coop import coop_training
-from fewclip.methods.deep import DeepPrompts, depth_of
+from fewclip.methods.deep import DeepPrompts
 from fewclip.methods.settings import Count, Positive, Settings, Weight
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptSRCSettings(Settings):
     text_prompts: Count = 4
-    """Tokens a layer of the text tower."""
+    """Tokens per layer of the text tower."""
     image_prompts: Count = 4
-    """Tokens a layer of the image tower."""
+    """Tokens per layer of the image tower."""
     text_depth: Count = 9
     """Text layers with learned tokens; all, if the tower has fewer."""
     image_depth: Count = 9
     """Image layers with learned tokens."""
     words: str = "a photo of a"
-    """The first words give the start of the text tokens of layer 1."""
+    """The text tokens of layer 1 start from the first of these words."""
     text_weight: Weight = 25.0
     """How strongly class features are held to the mean over 60 sentences (L1)."""
     image_weight: Weight = 10.0
@@ -51,9 +49,9 @@ class PromptSRCSettings(Settings):
     average: bool = True
     """End with the mean of the prompts over the epochs, weighted by a Gaussian."""
     average_mean: float = 15.0
-    """Epoch at which it is highest."""
+    """Mean of that Gaussian, in epochs."""
     average_std: Positive = 1.0
-    """Its width in epochs."""
+    """Standard deviation of that Gaussian, in epochs."""
 
 
 class PromptSRC(DeepPrompts):
@@ -71,25 +69,21 @@ class PromptSRC(DeepPrompts):
 
     def __init__(self, clip: CLIP, settings: PromptSRCSettings | None = None, classes: int = 0) -> None:
         super().__init__(clip, settings, classes)
-        s = self.settings
-        text_depth, image_depth = depth_of(clip, s.text_depth)[0], depth_of(clip, s.image_depth)[1]
-        self.text = normal(text_depth, s.text_prompts, clip.config.text_width)  # (J_t, n_t, d_t)
-        self.image = normal(image_depth, s.image_prompts, clip.config.vision_width)  # (J_v, n_v, d_v)
+        s, config = self.settings, clip.config
+        self.words = s.words
+        self.text = normal(min(s.text_depth, config.text_layers), s.text_prompts, config.text_width)  # (J_t, n_t, d_t)
+        self.image = normal(min(s.image_depth, config.vision_layers), s.image_prompts, config.vision_width)
         self._average: dict[str, Tensor] = {}
-
-    def prompts(self, texts: ClassTexts) -> Prompts:
-        return texts.prompts(sentence(self.settings.text_prompts, self.settings.words))
 
     @torch.no_grad()
     def prepare(self, texts: ClassTexts) -> None:
-        start_from_words(self.text[0], self.settings.words, self.clip, self.prompts(texts))
         super().prepare(texts)
         if self.settings.text_weight or self.settings.logit_weight:
             held = map(texts.prompts, self.templates)
             self._frozen_text = frozen.ensemble(self.clip, held, each_unit=False)  # t0 (C, d)
         self._average = {name: torch.zeros_like(p) for name, p in self.named_parameters()}
 
-    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+    def loss(self, images: Images, labels: Labels) -> dict[str, Tensor]:
         """CE(z) + 25·mean|w - w0| + 10·mean|f - f0| + KL(softmax z0 ‖ softmax z)/(B·C)."""
         s, out = self.settings, super().loss(images, labels)
         out["loss_ce"] = out["loss"]

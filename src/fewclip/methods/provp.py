@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from fewclip.clip.model import CLIP
 from fewclip.clip.tokens import Insertion
 from fewclip.methods import frozen
-from fewclip.methods.base import unit
+from fewclip.methods.base import Images, Labels, unit
 from fewclip.methods.coop import coop_training
 from fewclip.methods.cosine import CosineMethod
 from fewclip.methods.settings import Count, Settings, Share, Weight
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class ProVPSettings(Settings):
     keep: Share = 0.01
     """α: share of the previous layer's output in a layer's tokens."""
     ref_weight: Weight = 1.0
-    """Weight of the contrastive re-formation."""
+    """Weight of the contrastive re-formation loss."""
 
 
 class ProVP(CosineMethod):
@@ -53,16 +53,15 @@ class ProVP(CosineMethod):
         super().__init__(clip, settings, classes)
         layers, width = clip.config.vision_layers, clip.config.vision_width
         bound = math.sqrt(6 / (3 * 14**2 + width))  # 14: the published constant, whatever the patch
-        self.tokens = nn.Parameter(
-            torch.empty(layers, self.settings.prompts, width).uniform_(-bound, bound)
-        )  # (L, M, v)
+        start = torch.empty(layers, self.settings.prompts, width).uniform_(-bound, bound)
+        self.tokens = nn.Parameter(start)  # (L, M, v)
 
-    def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
+    def image_features(self, images: Images) -> Float[Tensor, "batch dim"]:
         visual = self.clip.visual
         edit = Insertion(1, self.tokens, mix=1 - self.settings.keep)
         return unit(visual.features(visual.stem(images), edit.image))
 
-    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+    def loss(self, images: Images, labels: Labels) -> dict[str, Tensor]:
         """CE(logits, y) + λ·CE(f f0ᵀ, (0, 1, …, B-1)), the second without temperature."""
         out = super().loss(images, labels)
         out["loss_ce"] = out["loss"]

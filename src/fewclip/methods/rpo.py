@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewclip.clip.model import CLIP
 from fewclip.clip.tokens import TextTokens
-from fewclip.methods.base import Method, unit
+from fewclip.methods.base import Images, Logits, unit
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.coop import coop_training
+from fewclip.methods.cosine import CosineMethod
 from fewclip.methods.settings import Count, Settings, Weight
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float
 
     from fewclip.clip.groups import TextGroups
 
@@ -36,7 +36,7 @@ class RPOSettings(Settings):
     """Length of the random vector by which each starts away from EOT's embedding or the class token."""
 
 
-class RPO(Method):
+class RPO(CosineMethod):
     name = "rpo"
     title = "RPO"
     paper = "Lee et al., ICCV 2023"
@@ -52,39 +52,19 @@ class RPO(Method):
         s = self.settings
         eot, start = clip.token_embedding.weight[-1], clip.visual.class_embedding
         self.text = nn.Parameter((eot + s.noise * unit(torch.randn(s.prompts, len(eot)).to(eot))).detach())  # (K, d_t)
-        self.image = nn.Parameter(
-            (start + s.noise * unit(torch.randn(s.prompts, len(start)).to(start))).detach()
-        )  # (K, d_v)
+        # (K, d_v)
+        self.image = nn.Parameter((start + s.noise * unit(torch.randn(s.prompts, len(start)).to(start))).detach())
 
-    def prepare(self, texts: ClassTexts) -> None:
-        self._stages = self.clip.text_stages(texts.prompts(texts.template))
+    def read(self, texts: ClassTexts) -> TextGroups[list[TextTokens]]:
+        return self.clip.text_stages(texts.prompts(texts.template))
 
-    def text_features(self, stages: TextGroups[list[TextTokens]]) -> Float[Tensor, "classes k dim"]:
-        return unit(self.clip.text_read_only(stages, self.text))
+    def class_features(self, read: TextGroups[list[TextTokens]]) -> Float[Tensor, "classes k dim"]:
+        return unit(self.clip.text_read_only(read, self.text))
 
-    def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch k dim"]:
+    def image_features(self, images: Images) -> Float[Tensor, "batch k dim"]:
         visual = self.clip.visual
         return unit(visual.read_only(visual.stem(images), visual.ln_pre(self.image)))
 
-    def logits(
-        self, v: Float[Tensor, "batch k dim"], t: Float[Tensor, "classes k dim"]
-    ) -> Float[Tensor, "batch classes"]:
+    def logits(self, f: Float[Tensor, "batch k dim"], w: Float[Tensor, "classes k dim"]) -> Logits:
         """The mean over pairs of s · cos(v_k, t_k)."""
-        return self.scale / len(self.text) * v.flatten(1) @ t.flatten(1).T
-
-    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
-        v, t = self.image_features(images), self.text_features(self._stages)
-        logits = self.logits(v, t)
-        out = {"image_features": v, "text_features": t, "logits": logits}
-        return out | {"loss": F.cross_entropy(logits, labels)}
-
-    def encode_classes(self, texts: ClassTexts) -> Float[Tensor, "classes k dim"]:
-        return self.text_features(self.clip.text_stages(texts.prompts(texts.template)))
-
-    def scores(
-        self,
-        images: Float[Tensor, "batch 3 height width"],
-        classes: Float[Tensor, "classes k dim"],
-        seen: Bool[Tensor, " classes"],
-    ) -> Float[Tensor, "batch classes"]:
-        return self.logits(self.image_features(images), classes)
+        return self.scale / len(self.text) * f.flatten(1) @ w.flatten(1).T

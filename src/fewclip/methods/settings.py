@@ -15,11 +15,14 @@ import difflib
 import functools
 import math
 import types
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from fewclip.errors import SettingsError
+
+HUGE = 3.4e38
+"""Every number is below it, so it is finite and fits the floats that tensors hold."""
 
 
 class Range(NamedTuple):
@@ -65,28 +68,21 @@ class Settings:
         Raises:
             SettingsError: a value of another type, not among the choices, or out of its range.
         """
-        for name, value in checked(type(self), {f.name: getattr(self, f.name) for f in fields(self)}).items():
-            object.__setattr__(self, name, value)
-
-
-def checked(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of some fields of a dataclass, numpy scalars as Python's numbers and lists as tuples.
-
-    Raises:
-        SettingsError: a value of another type, not among the choices, or out of its range.
-    """
-    hints = _hints(kind)
-    return {name: _checked(name, value, hints[name]) for name, value in values.items()}
+        kind: type = type(self)
+        for name in self.__dataclass_fields__:
+            object.__setattr__(self, name, _checked(name, getattr(self, name), _hints(kind)[name]))
 
 
 def _checked(name: str, value: Any, hint: Any) -> Any:
+    """The value of a field, numpy scalars as Python's numbers and lists as tuples."""
     if getattr(value, "ndim", None) == 0:
         value = value.item()
     if not fits(value, hint):
-        meant = suggestion(value, _choices(hint)) if isinstance(value, str) else ""
+        words = [part for part in _parts(hint) if isinstance(part, str)]
+        meant = suggestion(value, words) if isinstance(value, str) else ""
         raise SettingsError(f"{name} is {value!r}, but it must be {describe(hint)}{meant}.")
-    for limit in _ranges(hint) if isinstance(value, (int, float)) else ():
-        if not limit.holds(value):
+    for limit in _parts(hint):
+        if isinstance(limit, Range) and isinstance(value, (int, float)) and not limit.holds(value):
             raise SettingsError(f"{name} is {value!r}, but it must be {limit}.")
     return tuple(value) if isinstance(value, list) else value
 
@@ -108,10 +104,8 @@ def fits(value: Any, hint: Any) -> bool:
         return any(type(value) is type(choice) and value == choice for choice in inner)
     if origin in (Union, types.UnionType):
         return any(fits(value, part) for part in inner)
-    if origin is tuple:
-        return isinstance(value, (list, tuple)) and all(fits(item, inner[0]) for item in value)
-    if origin is list:
-        return isinstance(value, list) and all(fits(item, inner[0]) for item in value)
+    if origin in (list, tuple):
+        return isinstance(value, (list, origin)) and all(fits(item, inner[0]) for item in value)
     if is_typeddict(hint):
         return isinstance(value, dict) and all(
             name in value and fits(value[name], t) for name, t in _hints(hint).items()
@@ -119,15 +113,10 @@ def fits(value: Any, hint: Any) -> bool:
     if origin is dict:
         return isinstance(value, dict) and all(fits(item, inner[1]) for item in value.values())
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and _moderate(value)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < HUGE
     if hint is int:
-        return type(value) is int and _moderate(value)
+        return type(value) is int and abs(value) < HUGE
     return type(value) is (type(None) if hint is None else hint)
-
-
-def _moderate(value: float) -> bool:
-    """Neither infinite nor too large for the floats that tensors hold."""
-    return abs(value) < 3.4e38
 
 
 def describe(hint: Any) -> str:
@@ -145,19 +134,10 @@ def describe(hint: Any) -> str:
     return words.get(hint, str(hint))
 
 
-def _choices(hint: Any) -> list[str]:
-    """The words among which a value is chosen."""
+def _parts(hint: Any) -> list[Any]:
+    """The innermost parts of an annotated type: types, choices and ranges."""
     inner = get_args(hint)
-    if get_origin(hint) is Literal:
-        return [choice for choice in inner if isinstance(choice, str)]
-    return [choice for part in inner for choice in _choices(part)]
-
-
-def _ranges(hint: Any) -> list[Range]:
-    """The ranges of an annotated type, or of the parts of a union."""
-    if get_origin(hint) is Annotated:
-        return [limit for limit in hint.__metadata__ if isinstance(limit, Range)]
-    return [limit for part in get_args(hint) for limit in _ranges(part)]
+    return [part for one in inner for part in _parts(one)] if inner else [hint]
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from fewclip.clip.prompts import Prompts
 from fewclip.clip.tokens import Stem, TextTokens
 from fewclip.errors import SettingsError
 from fewclip.methods import frozen
-from fewclip.methods.base import cosine_gap, normal, unit
+from fewclip.methods.base import Images, Labels, cosine_gap, normal, unit
 from fewclip.methods.classes import ClassTexts
 from fewclip.methods.context import Slots, sentence
 from fewclip.methods.coop import coop_training
@@ -25,7 +25,7 @@ from fewclip.methods.cosine import CosineMethod
 from fewclip.methods.settings import Count, Range, Settings, Weight
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
 
 CLASS_TOKENS = 4
 
@@ -46,7 +46,7 @@ class TCPSettings(Settings):
     kg_weight: Weight = 8.0
     """How strongly class features are held to those of the template's sentences."""
     reduction: Count = 4
-    """How much narrower than the joint space the network's middle is."""
+    """Factor by which the network's hidden layer is narrower than the joint space."""
 
 
 class TCP(CosineMethod):
@@ -102,8 +102,7 @@ class TCP(CosineMethod):
 
         return unit(slots.fill(self.context).features(run, self.clip.kept))
 
-    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+    def loss(self, images: Images, labels: Labels) -> dict[str, Tensor]:
         out = super().loss(images, labels)
-        out["loss_ce"] = out["loss"]
-        out["loss_kg"] = self.settings.kg_weight * cosine_gap(out["text_features"], self._read[1])
-        return out | {"loss": out["loss_ce"] + out["loss_kg"]}
+        gap = self.settings.kg_weight * cosine_gap(out["text_features"], self._read[1])
+        return out | {"loss_ce": out["loss"], "loss_kg": gap, "loss": out["loss"] + gap}

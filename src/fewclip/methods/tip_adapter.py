@@ -19,22 +19,23 @@ from torch import Tensor, nn
 from fewclip.clip.model import CLIP
 from fewclip.clip.templates import SELECTED_TEMPLATES
 from fewclip.methods import frozen
-from fewclip.methods.base import SCALE, Examples, Method, unit
+from fewclip.methods.base import SCALE, Examples, Images, Labels, Logits, unit
 from fewclip.methods.classes import ClassTexts
+from fewclip.methods.cosine import CosineMethod
 from fewclip.methods.settings import Count, Positive, Settings, Weight
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True, kw_only=True)
 class TipAdapterSettings(Settings):
     alpha: Weight = 1.17
-    """α: weight of the votes, unless validation images choose it."""
+    """α: weight of the stored images' votes, unless validation images choose it."""
     beta: Weight = 1.0
-    """β: how much more the most similar images count, unless validation images choose it."""
+    """β: sharpness of the votes (how much more similar images count), unless validation images choose it."""
     passes: Count = 10
-    """Times that each training image is augmented; its stored feature is the mean."""
+    """How many times each training image is augmented; its stored feature is the mean."""
     ensemble: bool = False
     """Class features from seven sentences, as published for ImageNet, or from the template only."""
     alpha_scale: Positive = 3.0
@@ -42,12 +43,12 @@ class TipAdapterSettings(Settings):
     beta_scale: Positive = 7.0
     """Largest β that is searched."""
     alpha_steps: Count = 20
-    """Values of α that are tried."""
+    """Number of values of α that are searched."""
     beta_steps: Count = 200
-    """Values of β that are tried."""
+    """Number of values of β that are searched."""
 
 
-class TipAdapter(Method):
+class TipAdapter(CosineMethod):
     name = "tip-adapter"
     title = "Tip-Adapter"
     paper = "Zhang et al., ECCV 2022"
@@ -71,13 +72,10 @@ class TipAdapter(Method):
         self.found: Tensor
         self._val: tuple[Tensor, Tensor] | None = None
 
-    def text_features(self, texts: ClassTexts) -> Float[Tensor, "classes dim"]:
-        """W (C, d) of the template, or of the ensemble's sentences."""
+    def read(self, texts: ClassTexts) -> tuple[Tensor, Tensor]:
+        """W (C, d) of the template, or of the ensemble's sentences, and the training label of each class."""
         sentences = self.templates if self.settings.ensemble else (texts.template,)
-        return frozen.ensemble(self.clip, map(texts.prompts, sentences))
-
-    def prepare(self, texts: ClassTexts) -> None:
-        self._text = self.text_features(texts)
+        return frozen.ensemble(self.clip, map(texts.prompts, sentences)), texts.labels.to(self.clip.device)
 
     @torch.no_grad()
     def memorise(self, examples: Examples, val: Examples | None = None) -> None:
@@ -107,24 +105,28 @@ class TipAdapter(Method):
                 tensor.data = tensor.new_empty(state_dict[name].shape[:1] + tensor.shape[1:])
         return super().load_state_dict(state_dict, strict, assign)
 
-    def votes(
-        self, f: Float[Tensor, "batch dim"], places: Int[Tensor, " classes"], beta: float | Tensor
-    ) -> Float[Tensor, "batch classes"]:
+    def votes(self, f: Float[Tensor, "batch dim"], places: Int[Tensor, " classes"], beta: float | Tensor) -> Logits:
         """exp(-β(1 - f Kᵀ)) V, for the training labels `places`."""
         values = (self.labels[:, None] == places).to(f)
         return torch.exp(-beta * (1 - f @ self.keys.T)) @ values
 
-    def logits(
-        self, f: Float[Tensor, "batch dim"], text: Float[Tensor, "classes dim"], beta: float, alpha: float
-    ) -> Float[Tensor, "batch classes"]:
-        """Of unit features, over the training classes in order."""
-        return SCALE * f @ text.T + alpha * self.votes(f, torch.arange(len(text), device=f.device), beta)
+    def blend(self, f: Float[Tensor, "batch dim"], w: tuple[Tensor, Tensor], beta: Any, alpha: Any) -> Logits:
+        """100·f Wᵀ and α times the votes, of unit features and what `read` returned."""
+        text, places = w
+        return SCALE * f @ text.T + alpha * self.votes(f, places, beta)
+
+    def logits(self, f: Float[Tensor, "batch dim"], w: tuple[Tensor, Tensor]) -> Logits:
+        """At the α and β that were chosen, or else set."""
+        given = self.found.new_tensor([self.settings.beta, self.settings.alpha])
+        beta, alpha = torch.where(self.found.isnan(), given, self.found).to(f).unbind()
+        return self.blend(f, w, beta, alpha)
 
     @torch.no_grad()
-    def search(self, f: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]) -> tuple[float, float]:
+    def search(self, f: Float[Tensor, "batch dim"], labels: Labels) -> tuple[float, float]:
         """The first pair (β, α) of the grid with the highest accuracy; the upper ends are never reached, as published."""
         s = self.settings
-        plain, values = SCALE * f @ self._text.T, F.one_hot(self.labels, len(self._text)).to(f)
+        text = self._read[0]
+        plain, values = SCALE * f @ text.T, F.one_hot(self.labels, len(text)).to(f)
         affinity, best, found = f @ self.keys.T, -1, (s.beta, s.alpha)
         for i in range(s.beta_steps):
             beta = 0.1 + i * (s.beta_scale - 0.1) / s.beta_steps
@@ -136,26 +138,11 @@ class TipAdapter(Method):
                     best, found = right, (beta, alpha)
         return found
 
-    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+    def loss(self, images: Images, labels: Labels) -> dict[str, Tensor]:
         """Cross-entropy at the α and β that were set."""
-        f = frozen.image_features(self.clip, images)
-        logits = self.logits(f, self._text, self.settings.beta, self.settings.alpha)
+        f = self.image_features(images)
+        logits = self.blend(f, self._read, self.settings.beta, self.settings.alpha)
         return {"image_features": f, "logits": logits, "loss": F.cross_entropy(logits, labels)}
-
-    def encode_classes(self, texts: ClassTexts) -> tuple[Tensor, Tensor]:
-        """W of the candidates, and the training label of each."""
-        return self.text_features(texts), texts.labels.to(self.clip.device)
-
-    def scores(
-        self,
-        images: Float[Tensor, "batch 3 height width"],
-        classes: tuple[Tensor, Tensor],
-        seen: Bool[Tensor, " classes"],
-    ) -> Float[Tensor, "batch classes"]:
-        f, (text, places) = frozen.image_features(self.clip, images), classes
-        given = self.found.new_tensor([self.settings.beta, self.settings.alpha])
-        beta, alpha = torch.where(self.found.isnan(), given, self.found).to(f).unbind()
-        return SCALE * f @ text.T + alpha * self.votes(f, places, beta)
 
 
 class TipAdapterF(TipAdapter):
@@ -164,7 +151,6 @@ class TipAdapterF(TipAdapter):
     trained = "the training images' stored features"
     parameters_b16 = "8,192 per class (16 shots)"
     train_settings: ClassVar[dict[str, Any]] = {
-        "optimizer": "adamw",
         "eps": 1e-4,
         "weight_decay": 0.01,
         "batch_size": 256,

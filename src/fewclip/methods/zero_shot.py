@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from fewclip.clip.templates import SELECTED_TEMPLATES
 from fewclip.methods import frozen
 from fewclip.methods.classes import ClassTexts
@@ -17,7 +15,8 @@ from fewclip.methods.cosine import CosineMethod
 from fewclip.methods.settings import Settings
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +39,3 @@ class ZeroShot(CosineMethod):
         """Unit text features w (C, d); of several sentences the normalised mean of their unit features."""
         extra = SELECTED_TEMPLATES if self.settings.ensemble else ()
         return frozen.ensemble(self.clip, map(texts.prompts, dict.fromkeys((*extra, texts.template))))
-
-    def loss(self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
-        """Never called: without parameters there is no training."""
-        raise RuntimeError("zero-shot CLIP has no parameters and so no training loss")

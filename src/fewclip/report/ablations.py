@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from fewclip.bench.presets import HALVES, TRANSFER
+from fewclip.bench.presets.rules import HALVES
 from fewclip.report import published
 from fewclip.report.collect import Entry, Group
-from fewclip.report.layouts import FEWER, PARTIAL, half_averages, target_average
+from fewclip.report.layouts import averages, marks
 from fewclip.report.names import dataset_title, is_reference, method_title, protocol_title
-from fewclip.report.scores import Score, average
 from fewclip.report.tables import Cell, Line, Table, cell, mark_columns
 
 TITLES = {
@@ -37,7 +36,9 @@ def _table(group: Group, method: str) -> Table:
     entries = _in_order([e for e in group.entries if e.method == method])
     columns = ("Base", "Novel", "HM") if halves else ("Accuracy",)
     sets, seeds = len(group.datasets), len(group.seeds)
-    lines = mark_columns([Line(_label(e), tuple(cell(s, seeds, sets) for s in _scores(group, e))) for e in entries])
+    scores = [averages(group, e)[-len(columns) :] for e in entries]
+    cells = [tuple(cell(score, seeds, sets) for score in of_entry) for of_entry in scores]
+    lines = mark_columns([Line(_label(e), of_entry) for e, of_entry in zip(entries, cells, strict=True)])
     comparable = method == "mmrl" and group.scope.protocol == "base-to-novel"
     theirs = [published.of_ablation(ablation, e.variant, group.datasets) for e in entries] if comparable else []
     kept = [i for i in range(3) if any(row[i] is not None for row in theirs)]
@@ -49,11 +50,9 @@ def _table(group: Group, method: str) -> Table:
     datasets = ", ".join(map(dataset_title, group.datasets[:3])) + (", …" if sets > 3 else "")
     notes = [
         f"{protocol_title(group.scope.protocol)}, {'average over ' if sets > 1 else ''}{sets} data set{'s' * (sets != 1)} "
-        f"({datasets}); {seeds} seed{'s' * (seeds != 1)}. Best of ours in bold."
+        f"({datasets}); {seeds} seed{'s' * (seeds != 1)}. Best of ours in bold.",
+        *marks(lines),
     ]
-    cells = [c for line in lines for c in line.cells]
-    notes += [FEWER] if any(c.note and not c.partial for c in cells) else []
-    notes += [PARTIAL] if any(c.partial for c in cells) else []
     if kept:
         over = "by data set" if ablation == "lambda" else f"averages over {ALL} data sets"
         same = (sets == ALL or ablation == "lambda") and is_reference(group.scope.backbone)
@@ -73,14 +72,6 @@ def _table(group: Group, method: str) -> Table:
 
 def _label(entry: Entry) -> str:
     return ", ".join(text for text in (entry.variant or "as usual", entry.detail) if text)
-
-
-def _scores(group: Group, entry: Entry) -> list[Score | None]:
-    if group.scope.protocol in HALVES:
-        return half_averages(group, entry)
-    if group.scope.protocol in TRANSFER:
-        return [target_average(group, entry)]
-    return [average(group.each(entry, "all", max(group.shots)))]
 
 
 def _in_order(entries: list[Entry]) -> list[Entry]:

@@ -6,14 +6,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fewclip.bench.presets import HALVES, TRANSFER
+from fewclip.bench.presets.rules import HALVES, TRANSFER
 from fewclip.bench.rows import Row
 from fewclip.report import ablations, costs, layouts, published
-from fewclip.report.collect import Entry, Group, Scope, collect
-from fewclip.report.layouts import half_averages, target_average
+from fewclip.report.collect import Entry, Group, collect
+from fewclip.report.layouts import averages, marks
 from fewclip.report.mistakes import confusions
 from fewclip.report.names import dataset_title, is_reference, method_title, protocol_title
-from fewclip.report.scores import Score, average, over_seeds
 from fewclip.report.tables import Cell, Line, Table, cell, mark_columns
 
 TITLE = "Few-shot adaptation of a frozen CLIP"
@@ -30,10 +29,6 @@ class Section:
     tables: tuple[Table, ...]
     confusions: tuple[tuple[str, Table], ...] = ()
     """By data set."""
-
-    @property
-    def scope(self) -> Scope:
-        return self.group.scope
 
 
 @dataclass(frozen=True)
@@ -80,13 +75,9 @@ def _section(group: Group) -> Section:
     conditions += [f"{layouts.shots_title(scope.shots or 0).lower()} per class"] if scope.protocol != "few-shot" else []
     conditions += [f"trained on {dataset_title(scope.source)}"] if scope.source else []
     if scope.ablation is not None:
+        title = f"Ablation: {ablations.title(scope.ablation).lower()}"
         conditions.insert(0, protocol_title(scope.protocol))
-        return Section(
-            f"Ablation: {ablations.title(scope.ablation).lower()}",
-            ", ".join(conditions),
-            group,
-            tuple(ablations.tables(group)),
-        )
+        return Section(title, ", ".join(conditions), group, tuple(ablations.tables(group)))
     tables = [*layouts.tables(group), published.comparison(group), layouts.calibration(group), costs.table(group)]
     return Section(
         protocol_title(scope.protocol),
@@ -100,10 +91,11 @@ def _section(group: Group) -> Section:
 def _headline(groups: Sequence[Group]) -> str:
     """The best method of the first protocol, in one sentence: over the data sets that all methods have, if any."""
     for whole in groups:
+        # A method that was tested on easier data sets only would win, so those count that every method was tested on.
         shared = tuple(d for d in whole.datasets if all(whole.rows(e, d) for e in whole.entries))
         group = replace(whole, datasets=shared or whole.datasets)
-        name, _ = costs.headline(group, group.entries[0])
-        scores = {e: s for e in group.entries if (s := costs.headline(group, e)[1]) is not None}
+        name = costs.headline(group)
+        scores = {e: s for e in group.entries if (s := averages(group, e)[-1]) is not None}
         most = max((s.datasets for s in scores.values()), default=0)
         scores = {e: s for e, s in scores.items() if s.datasets == most}
         if not scores:
@@ -113,6 +105,7 @@ def _headline(groups: Sequence[Group]) -> str:
         where = f"{protocol_title(group.scope.protocol, short=True)}, {sets}"
         sentence = f"{where}: {best.label} {'is best with' if len(scores) > 1 else 'has'} {scores[best].mean:.1f} %"
         sentence += f" ({name if name == 'HM' else name[0].lower() + name[1:]})"
+        # The gain over zero-shot is that of the rounded numbers, which a reader can check in the table.
         zero = next((e for e in scores if e.method == "zero-shot" and e != best), None)
         if zero is None:
             return sentence + "."
@@ -182,25 +175,25 @@ def _summary(backbone: str, preset: str, groups: Sequence[Group]) -> Table:
     for group in groups:
         names = _columns(group)
         title = protocol_title(group.scope.protocol, short=True)
+        # Groups of one protocol differ in their shots, or in what was trained on.
         twins = [g for g in groups if g.scope.protocol == group.scope.protocol]
         if len(twins) > 1:
             title += f", {group.scope.source or ''} {layouts.shots_title(group.scope.shots or 0).lower()}"
         spans.append((title, len(names)))
         columns += names
+        # How many data sets each average should be over: in transfer the source is alone, and the targets are the others.
         sets = len(group.datasets) - (group.scope.protocol in TRANSFER)
         for entry in entries:
-            scores = _averages(group, entry)
+            scores = averages(group, entry)
             whole = [1] * (len(scores) - 1) + [sets] if group.scope.protocol in TRANSFER else [sets] * len(scores)
             cells[entry] += [cell(s, group.expected(entry), n) for s, n in zip(scores, whole, strict=True)]
     lines = mark_columns([Line(e.label, tuple(cells[e])) for e in entries])
+    # A method has the same size wherever it was measured, so the first group that has it is enough.
     sizes = [next((c for g in groups if (c := costs.cost(g, e).parameters) is not None), None) for e in entries]
     lines = [Line(x.label, (*x.cells, Cell(n, digits=0))) for x, n in zip(lines, sizes, strict=True)]
-    notes = [
+    notes = (
         "Averages over data sets, in per cent, mean ± standard deviation over seeds. Best in bold. HM: harmonic mean."
-    ]
-    shown = [c for line in lines for c in line.cells]
-    notes += [layouts.FEWER] if any(c.note and not c.partial for c in shown) else []
-    notes += [layouts.PARTIAL] if any(c.partial for c in shown) else []
+    )
     return Table(
         "summary",
         f"At a glance: {backbone}, {preset} settings",
@@ -208,7 +201,7 @@ def _summary(backbone: str, preset: str, groups: Sequence[Group]) -> Table:
         (*columns, "Parameters"),
         tuple(lines),
         (*spans, ("Trained", 1)),
-        tuple(notes),
+        (notes, *marks(lines)),
     )
 
 
@@ -220,28 +213,16 @@ def _columns(group: Group) -> list[str]:
     return [layouts.shots_title(max(group.shots))]
 
 
-def _averages(group: Group, entry: Entry) -> list[Score | None]:
-    if group.scope.protocol in HALVES:
-        return half_averages(group, entry)
-    if group.scope.protocol in TRANSFER:
-        return [over_seeds(group.values(entry, group.scope.source or "", "all")), target_average(group, entry)]
-    return [average(group.each(entry, "all", max(group.shots)))]
-
-
 def _failed(rows: Sequence[Row]) -> Table | None:
-    lines = [
-        Line(
-            str(row["run"]),
-            tuple(
-                Cell(text=str(row.get(name) if row.get(name) is not None else ""))
-                for name in ("protocol", "method", "source", "seed", "error")
-            ),
-        )
-        for row in rows
-        if row["status"] != "done"
-    ]
+    columns = {"Protocol": "protocol", "Method": "method", "Data set": "source", "Seed": "seed", "Error": "error"}
+    lines = []
+    for row in rows:
+        if row["status"] != "done":
+            values = (row.get(name) for name in columns.values())
+            lines.append(Line(str(row["run"]), tuple(Cell(text="" if v is None else str(v)) for v in values)))
     if not lines:
         return None
-    columns = ("Protocol", "Method", "Data set", "Seed", "Error")
     notes = ("The same bench command runs them again.",)
-    return Table("failed", "Failed runs", "Run", columns, tuple(lines), notes=notes, text_columns=(0, 1, 2, 3, 4))
+    return Table(
+        "failed", "Failed runs", "Run", tuple(columns), tuple(lines), notes=notes, text_columns=(0, 1, 2, 3, 4)
+    )

@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fewclip.bench.presets import TRANSFER
+from fewclip.bench.presets.rules import TRANSFER
 from fewclip.bench.protocols import PROTOCOLS
 from fewclip.bench.rows import Row, read_rows
 from fewclip.errors import DataError
 from fewclip.report.names import dataset_order, method_order, method_title, slug
-from fewclip.report.scores import BySeed, number
+from fewclip.report.scores import BySeed, Score, average, average_harmonic, number
 
 MOST_SHOTS = 1_000_000
 FIXED = ("zero-shot",)
@@ -66,6 +66,11 @@ class Group:
     slots: Mapping[Slot, Mapping[int, Row]]
 
     @property
+    def targets(self) -> list[str]:
+        """The data sets that were not trained on."""
+        return [d for d in self.datasets if d != self.scope.source]
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(sorted({seed for rows in self.slots.values() for seed in rows}))
 
@@ -75,9 +80,23 @@ class Group:
         rows = self.slots.get((entry, dataset, split, shots), {})
         return {seed: value for seed, row in sorted(rows.items()) if (value := number(row.get(measure))) is not None}
 
-    def each(self, entry: Entry, split: str, shots: int = 0, measure: str = "accuracy") -> list[BySeed]:
-        """`values` of every data set."""
-        return [self.values(entry, dataset, split, shots, measure) for dataset in self.datasets]
+    def score(
+        self,
+        entry: Entry,
+        split: str,
+        shots: int = 0,
+        measure: str = "accuracy",
+        *,
+        datasets: Sequence[str] | None = None,
+    ) -> Score | None:
+        """The average over data sets, by default all. The split "hm" is the harmonic mean of base and novel."""
+
+        def each(split: str) -> list[BySeed]:
+            return [
+                self.values(entry, d, split, shots, measure) for d in (self.datasets if datasets is None else datasets)
+            ]
+
+        return average_harmonic(each("base"), each("novel")) if split == "hm" else average(each(split))
 
     def rows(self, entry: Entry, dataset: str | None = None) -> list[Row]:
         return [
@@ -191,7 +210,7 @@ def _scope(row: Row) -> Scope:
 def _join_without_shots(by_scope: dict[Scope, list[Row]]) -> None:
     """Methods that use no training image are shown beside all others of the same conditions."""
     for scope in [s for s, rows in by_scope.items() if all(row["method"] in FIXED for row in rows)]:
-        hosts = [s for s in by_scope if s != scope and _but_shots(s) == _but_shots(scope)]
+        hosts = [s for s in by_scope if s != scope and replace(s, shots=scope.shots) == scope]
         hosts = [s for s in hosts if any(row["method"] not in FIXED for row in by_scope[s])]
         for host in hosts:
             if not any(row["method"] in FIXED for row in by_scope[host]):
@@ -200,15 +219,11 @@ def _join_without_shots(by_scope: dict[Scope, list[Row]]) -> None:
             del by_scope[scope]
 
 
-def _but_shots(scope: Scope) -> tuple[Any, ...]:
-    return scope.protocol, scope.backbone, scope.preset, scope.source, scope.ablation
-
-
 def _group(scope: Scope, rows: list[Row]) -> Group:
     details = _details(rows)
     slots: dict[Slot, dict[int, Row]] = defaultdict(dict)
     for row in sorted(rows, key=lambda row: str(row.get("finished"))):  # of two with the same place, the later counts
-        entry = Entry(str(row["method"]), _variant(row), details.get(id(row), ""))
+        entry = Entry(str(row["method"]), _variant(row), details[id(row)])
         slots[(entry, str(row["dataset"]), str(row["split"]), _shots(row))][int(row["seed"])] = row
     entries = {slot[0]: None for slot in slots}
     return Group(
@@ -234,6 +249,7 @@ def _details(rows: list[Row]) -> dict[int, str]:
     slots: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
         slots[(row["method"], _variant(row), row["dataset"], row["split"], _shots(row), row["seed"])].append(row)
+    # Two rows in one place are of the same run repeated, or of runs under other settings: those that differ name them.
     differing: dict[str, set[str]] = defaultdict(set)
     for twins in slots.values():
         flat = [_flat(row) for row in twins]
@@ -242,10 +258,8 @@ def _details(rows: list[Row]) -> dict[int, str]:
                 differing[twins[0]["method"]].add(name)
     details = {}
     for row in rows:
-        names = sorted(differing[row["method"]])
-        if names:
-            flat_row = _flat(row)
-            details[id(row)] = ", ".join(f"{name} {flat_row.get(name)}" for name in names[:4])
+        names, settings = sorted(differing[row["method"]])[:4], _flat(row)
+        details[id(row)] = ", ".join(f"{name} {settings.get(name)}" for name in names)
     return details
 
 

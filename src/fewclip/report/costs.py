@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from fewclip.bench.presets import HALVES, TRANSFER
-from fewclip.bench.rows import Row
+from fewclip.bench.presets.rules import HALVES, TRANSFER
 from fewclip.report import published
 from fewclip.report.collect import Entry, Group
-from fewclip.report.layouts import half_averages, target_average
 from fewclip.report.names import is_reference
-from fewclip.report.scores import Score, average, number
-from fewclip.report.tables import Cell, Line, Table
+from fewclip.report.scores import number
+from fewclip.report.tables import Cell, Line, Table, only_columns
+
+COLUMNS = {
+    "Trained parameters": 0,
+    "Training, s": 1,
+    "Prediction, ms/image": 2,
+    "Peak memory, MB": 0,
+    "GPU memory, MB": 0,
+    "Published parameters": 0,
+}
+"""Heading -> digits after the point: what `Cost` holds, in its order, and what was published."""
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Means over runs; None where nothing was recorded."""
+class Cost(NamedTuple):
+    """Means over runs, and the highest memory of any; None where nothing was recorded."""
 
     parameters: float | None
     train_seconds: float | None
@@ -30,73 +36,55 @@ class Cost:
 
 def cost(group: Group, entry: Entry) -> Cost:
     rows = group.rows(entry)
-    runs = list({str(row["run"]): row for row in rows}.values())
-    per_image = [
-        1000 * seconds / images
-        for row in rows
-        if (seconds := number(row.get("predict_seconds"))) is not None and (images := number(row.get("images")))
-    ]
+    runs = {str(row["run"]): row for row in rows}.values()
+    timed = [(number(row.get("predict_seconds")), number(row.get("images"))) for row in rows]
+
+    def recorded(field: str) -> list[float]:
+        return [value for row in runs if (value := number(row.get(field))) is not None]
+
+    def mean(values: list[float]) -> float | None:
+        return statistics.fmean(values) if values else None
+
     return Cost(
-        _mean(runs, "parameters"),
-        _mean(runs, "train_seconds"),
-        statistics.fmean(per_image) if per_image else None,
-        _highest(runs, "peak_memory_mb"),
-        _highest(runs, "gpu_memory_mb"),
+        mean(recorded("parameters")),
+        mean(recorded("train_seconds")),
+        mean([1000 * seconds / images for seconds, images in timed if seconds is not None and images]),
+        max(recorded("peak_memory_mb"), default=None),
+        max(recorded("gpu_memory_mb"), default=None),
     )
 
 
-def headline(group: Group, entry: Entry) -> tuple[str, Score | None]:
-    """The one number of a method in a group, and its name: HM, average accuracy at the most shots, average of targets."""
+def headline(group: Group) -> str:
+    """The name of the one number by which methods of a group are compared: the last of `averages`."""
     several = len(group.datasets) > 1
     if group.scope.protocol in HALVES:
-        return "Average HM" if several else "HM", half_averages(group, entry)[2]
+        return "Average HM" if several else "HM"
     if group.scope.protocol in TRANSFER:
-        return "Average of targets", target_average(group, entry)
-    shots = max(group.shots)
-    name = "Average accuracy" if several else "Accuracy"
-    return f"{name}, {shots or 'all'} shots", average(group.each(entry, "all", shots))
+        return "Average of targets"
+    return f"{'Average accuracy' if several else 'Accuracy'}, {max(group.shots) or 'all'} shots"
 
 
 def table(group: Group) -> Table | None:
     """Parameters, seconds and memory, one line per method."""
-    names = ["Trained parameters", "Training, s", "Prediction, ms/image", "Peak memory, MB", "GPU memory, MB"]
-    costs = [cost(group, entry) for entry in group.entries]
-    theirs = [None if e.variant else published.parameters(e.method) for e in group.entries]
-    values = [
-        (
-            Cell(c.parameters, digits=0),
-            Cell(c.train_seconds, digits=1),
-            Cell(c.milliseconds, digits=2),
-            Cell(c.memory_mb, digits=0),
-            Cell(c.gpu_memory_mb, digits=0),
-            Cell(t, digits=0),
-        )
-        for c, t in zip(costs, theirs, strict=True)
-    ]
-    names = [*names, "Published parameters"]
-    kept = [i for i in range(len(names)) if any(row[i].value is not None for row in values)]
+    lines = []
+    for entry in group.entries:
+        values = (*cost(group, entry), None if entry.variant else published.parameters(entry.method))
+        cells = (Cell(value, digits=digits) for value, digits in zip(values, COLUMNS.values(), strict=True))
+        lines.append(Line(entry.label, tuple(cells)))
+    kept = [i for i in range(len(COLUMNS)) if any(line.cells[i].value is not None for line in lines)]
     if not kept:
         return None
     notes = ["Means over runs; memory is the highest of any."]
     if group.scope.protocol == "few-shot":
         notes.append("Over all shots.")
-    if 5 in kept:
+    if len(COLUMNS) - 1 in kept:
         where = "" if is_reference(group.scope.backbone) else f", not {group.scope.backbone}"
-        notes.append(f"Published: {published.SOURCES['cost']}, for ViT-B/16{where}.")
+        notes.append(f"Published: {published.COST_SOURCE}, for ViT-B/16{where}.")
     return Table(
         group.scope.key("cost"),
         "Cost",
         "Method",
-        tuple(names[i] for i in kept),
-        tuple(Line(entry.label, tuple(row[i] for i in kept)) for entry, row in zip(group.entries, values, strict=True)),
+        tuple(list(COLUMNS)[i] for i in kept),
+        only_columns(lines, kept),
         notes=tuple(notes),
     )
-
-
-def _mean(rows: Sequence[Row], field: str) -> float | None:
-    values = [v for row in rows if (v := number(row.get(field))) is not None]
-    return statistics.fmean(values) if values else None
-
-
-def _highest(rows: Sequence[Row], field: str) -> float | None:
-    return max((v for row in rows if (v := number(row.get(field))) is not None), default=None)

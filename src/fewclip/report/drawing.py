@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fewclip.errors import OutputError
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -46,31 +44,17 @@ class Plot:
 
 def looks(labels: Sequence[str], plain: Sequence[str]) -> dict[str, Look]:
     """A colour and a marker for each label; `plain` ones are grey. Beyond eight, dashed lines."""
-    chosen, count = {}, 0
-    for label in labels:
-        if label in plain:
-            chosen[label] = Look("#050000", "o", "--")
-            continue
-        n, lap = count % SERIES, count // SERIES
+    chosen = {label: Look("#050000", "o", "--") for label in plain}
+    for count, label in enumerate(label for label in labels if label not in plain):
+        lap, n = divmod(count, SERIES)
         chosen[label] = Look(f"#0500{n + 1:02x}", MARKERS[(n + lap) % len(MARKERS)], ("-", "--", ":")[lap % 3])
-        count += 1
     return chosen
 
 
 @contextmanager
 def drawing() -> Any:
-    """matplotlib, set up.
-
-    Raises:
-        OutputError: the extra is not installed.
-    """
-    try:
-        import matplotlib
-    except ModuleNotFoundError as error:
-        raise OutputError(
-            f"A report as a page needs {error.name}: pip install 'fewclip[report]', or choose --format md, latex or csv."
-        ) from error
-    from matplotlib import rc_context
+    """matplotlib, set up."""
+    import matplotlib
 
     matplotlib.use("Agg", force=False)
     settings: Any = {
@@ -97,7 +81,7 @@ def drawing() -> Any:
         "lines.linewidth": 1.6,
         "lines.markersize": 4.6,
     }
-    with rc_context(settings), warnings.catch_warnings():
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a name in letters that matplotlib's font lacks
         yield
 

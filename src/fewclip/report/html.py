@@ -45,6 +45,7 @@ def page(report: Report, root: Path | None = None) -> str:
         OutputError: the extra `report` is not installed.
     """
     try:
+        import matplotlib  # noqa: F401 - what `drawing` needs
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
         from markupsafe import Markup
     except ModuleNotFoundError as error:

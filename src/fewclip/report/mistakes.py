@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import io
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,22 +50,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Pictures of one data set."""
+    """Pictures of one data set, each part under its title."""
 
-    dataset: str
-    differing: tuple[Picture, ...] = ()
-    wrong: tuple[Picture, ...] = ()
-    right: tuple[Picture, ...] = ()
-    seed: int = 0
-    parts: tuple[tuple[str, tuple[Picture, ...]], ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        titles = (
-            ("Where methods differ", self.differing),
-            ("Wrong", self.wrong),
-            ("Right", self.right),
-        )
-        object.__setattr__(self, "parts", tuple((title, pictures) for title, pictures in titles if pictures))
+    seed: int
+    parts: tuple[tuple[str, tuple[Picture, ...]], ...]
 
     @property
     def illustrated(self) -> bool:
@@ -107,14 +96,18 @@ def sheet(group: Group, dataset: str, thumbnail: Thumbnail) -> Sheet | None:
     seed, known = _examples(group, dataset)
     if not known:
         return None
+    # Images that tell methods apart say most; of the others, those first that the most methods have an answer for.
     pictures = [Picture(key, truth, tuple(guesses)) for (key, truth), guesses in known.items()]
-    differing = [p for p in pictures if p.differs]
-    rest = [p for p in pictures if not p.differs]
-    wrong = sorted((p for p in rest if not p.guesses[0].right), key=lambda p: -len(p.guesses))
-    right = sorted((p for p in rest if p.guesses[0].right), key=lambda p: -len(p.guesses))
-    kinds = differing[:WRONG], _in_turn(wrong, WRONG), _in_turn(right, RIGHT)
-    made = [tuple(replace(p, thumbnail=thumbnail(dataset, p.key)) for p in kind) for kind in kinds]
-    return Sheet(dataset_title(dataset), made[0], made[1], made[2], seed)
+    alike = sorted((p for p in pictures if not p.differs), key=lambda p: -len(p.guesses))
+    chosen = {
+        "Where methods differ": [p for p in pictures if p.differs][:WRONG],
+        "Wrong": _in_turn([p for p in alike if not p.guesses[0].right], WRONG),
+        "Right": _in_turn([p for p in alike if p.guesses[0].right], RIGHT),
+    }
+    parts = (
+        (title, tuple(replace(p, thumbnail=thumbnail(dataset, p.key)) for p in part)) for title, part in chosen.items()
+    )
+    return Sheet(seed, tuple((title, part) for title, part in parts if part))
 
 
 def _examples(group: Group, dataset: str) -> tuple[int, dict[tuple[str, str], list[Guess]]]:
@@ -135,7 +128,7 @@ def _examples(group: Group, dataset: str) -> tuple[int, dict[tuple[str, str], li
     return 0, {}
 
 
-def _in_turn(pictures: list[Picture], most: int) -> tuple[Picture, ...]:
+def _in_turn(pictures: list[Picture], most: int) -> list[Picture]:
     """Up to `most` pictures, taken from the groups of methods in turn."""
     by_method: dict[tuple[str, ...], list[Picture]] = defaultdict(list)
     for picture in pictures:
@@ -143,39 +136,33 @@ def _in_turn(pictures: list[Picture], most: int) -> tuple[Picture, ...]:
     chosen: list[Picture] = []
     while any(by_method.values()) and len(chosen) < most:
         chosen += [group.pop(0) for group in by_method.values() if group]
-    return tuple(chosen[:most])
+    return chosen[:most]
 
 
 def thumbnails(root: Path | None) -> Thumbnail:
     """Reads thumbnails of test images where the data is present: published and embedded sets, and folders below `root`.
     Untrusted rows can name any folder, and pages are made to be shared."""
-    sets: dict[str, Mapping[str, Any]] = {}
 
-    def images(dataset: str) -> Mapping[str, Any]:
+    @cache
+    def images(dataset: str) -> tuple[Sequence[Any], Mapping[str, int]]:
+        """All test images, and the place of each by its key."""
         try:
-            if dataset not in EMBEDDED and named(dataset) is None and not _below(root, dataset):
-                return {}
-            part = read(dataset, "test", None if root is None else str(root))
-            return {key: (part.images, i) for i, key in enumerate(part.keys)}
+            below = root is not None and Path(root, dataset).resolve().is_relative_to(root.resolve())
+            if below or dataset in EMBEDDED or named(dataset):
+                part = read(dataset, "test", None if root is None else str(root))
+                return part.images, {key: place for place, key in enumerate(part.keys)}
         except (FewclipError, OSError, ValueError):
-            return {}
+            pass
+        return (), {}
 
     def thumbnail(dataset: str, key: str) -> str | None:
-        if dataset not in sets:
-            sets[dataset] = images(dataset)
-        if key not in sets[dataset]:
-            return None
-        part_images, index = sets[dataset][key]
+        part, places = images(dataset)
         try:
-            return _data_uri(part_images[index])
+            return _data_uri(part[places[key]]) if key in places else None
         except (FewclipError, OSError):
             return None
 
     return thumbnail
-
-
-def _below(root: Path | None, dataset: str) -> bool:
-    return root is not None and Path(root, dataset).resolve().is_relative_to(root.resolve())
 
 
 def _data_uri(image: Any) -> str:

@@ -6,7 +6,7 @@ import re
 from pathlib import PurePath
 
 from fewclip.bench.protocols import PROTOCOLS
-from fewclip.data.benchmarks.table import BENCHMARKS, named
+from fewclip.data.benchmarks.table import BENCHMARKS
 from fewclip.methods import METHODS
 
 PUBLISHED_AS = {kind.title: name for name, kind in METHODS.items()} | {
@@ -35,20 +35,17 @@ def dataset_title(name: str) -> str:
     return "/".join(PurePath(name).parts[-2:]) if PurePath(name).is_absolute() else name
 
 
-def dataset_key(title: str) -> str:
-    """The key of a published table's data set."""
-    benchmark = named(title)
-    return benchmark.key if benchmark else title
-
-
 def method_order(name: str) -> tuple[int, str]:
-    known = list(METHODS)
-    return (known.index(name) if name in known else len(known), name)
+    return _place(name, list(METHODS))
 
 
 def dataset_order(name: str) -> tuple[int, str]:
-    known = list(BENCHMARKS)
-    return (known.index(name) if name in known else len(known), name)
+    return _place(name, list(BENCHMARKS))
+
+
+def _place(name: str, known: list[str]) -> tuple[int, str]:
+    """Known names in their order, then the others by the alphabet."""
+    return known.index(name) if name in known else len(known), name
 
 
 def is_reference(backbone: str) -> bool:

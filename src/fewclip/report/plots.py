@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from fewclip.bench.presets import HALVES
+from fewclip.bench.presets.rules import HALVES
 from fewclip.report.collect import Entry, Group
 from fewclip.report.costs import cost, headline
-from fewclip.report.drawing import INK, MUTED, PAPER, RULE, Look, Plot, label_points, plot, printable, spread
-from fewclip.report.layouts import half_averages, shots_title
+from fewclip.report.drawing import MUTED, PAPER, RULE, Look, Plot, label_points, plot, printable, spread
+from fewclip.report.layouts import averages, shots_title
 from fewclip.report.names import dataset_title
-from fewclip.report.scores import Score, average, over_seeds
+from fewclip.report.scores import Score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,13 +32,17 @@ def plots(group: Group, looks: Looks) -> list[Plot]:
 def curves(group: Group, looks: Looks) -> list[Plot]:
     """Accuracy by shots: the average first, then every data set."""
     drawn = []
-    if len(group.datasets) > 1:
-        means = {e: [(s, average(group.each(e, "all", s))) for s in group.shots] for e in group.entries}
-        drawn.append(_curve(f"Average of {len(group.datasets)} data sets", means, looks))
-    for dataset in group.datasets:
-        scores = {e: [(s, over_seeds(group.values(e, dataset, "all", s))) for s in group.shots] for e in group.entries}
-        drawn.append(_curve(dataset_title(dataset), scores, looks))
+    for title, datasets in _panels(group):
+        scores = {e: [(s, group.score(e, "all", s, datasets=datasets)) for s in group.shots] for e in group.entries}
+        drawn.append(_curve(title, scores, looks))
     return drawn
+
+
+def _panels(group: Group) -> list[tuple[str, Sequence[str]]]:
+    """Title and data sets of each plot of a group."""
+    panels: list[tuple[str, Sequence[str]]] = [(dataset_title(d), [d]) for d in group.datasets]
+    average = (f"Average of {len(group.datasets)} data sets", group.datasets)
+    return [average, *panels] if len(panels) > 1 else panels
 
 
 def _curve(title: str, scores: Mapping[Entry, Sequence[tuple[int, Score | None]]], looks: Looks) -> Plot:
@@ -57,8 +62,7 @@ def _curve(title: str, scores: Mapping[Entry, Sequence[tuple[int, Score | None]]
                 xs, ys, look.dashes, color=look.colour, marker=look.marker, markeredgecolor=PAPER, markeredgewidth=0.7
             )
         axes.set_xticks(list(place.values()), [str(s or "all") for s in shots])
-        axes.set_xlabel("shots per class")
-        axes.set_ylabel("accuracy, %")
+        axes.set(xlabel="shots per class", ylabel="accuracy, %")
         axes.margins(x=0.04, y=0.1)
         low, high = axes.get_ylim()
         ends = [points[-1] for points in lines.values()]
@@ -82,39 +86,35 @@ def _curve(title: str, scores: Mapping[Entry, Sequence[tuple[int, Score | None]]
 def scatters(group: Group, looks: Looks) -> list[Plot]:
     """Base against novel accuracy: the average first, then every data set."""
     drawn = []
-    if len(group.datasets) > 1:
+    for title, datasets in _panels(group)[: MOST_PANELS + 1]:
         points = []
         for entry in group.entries:
-            base, novel, _ = half_averages(group, entry)
-            if base and novel and base.datasets == novel.datasets == len(group.datasets):
+            base, novel = (group.score(entry, split, datasets=datasets) for split in ("base", "novel"))
+            if base and novel and base.datasets == novel.datasets == len(datasets):
                 points.append((entry, base.mean, novel.mean))
-        drawn.append(_scatter(f"Average of {len(group.datasets)} data sets", points, looks))
-    for dataset in group.datasets[:MOST_PANELS]:
-        points = []
-        for entry in group.entries:
-            b, n = (over_seeds(group.values(entry, dataset, split)) for split in ("base", "novel"))
-            if b and n:
-                points.append((entry, b.mean, n.mean))
-        drawn.append(_scatter(dataset_title(dataset), points, looks))
-    return [p for p in drawn if p is not None]
+        if points:
+            drawn.append(_scatter(title, points, looks))
+    return drawn
 
 
-def _scatter(title: str, points: Sequence[Point], looks: Looks) -> Plot | None:
-    if not points:
-        return None
-
+def _scatter(title: str, points: Sequence[Point], looks: Looks) -> Plot:
     def draw(axes: Axes) -> None:
         axes.grid(False)
         (left, right), (low, high) = _limits([x for _, x, _ in points]), _limits([y for _, _, y in points])
         axes.set(xlim=(left, right), ylim=(low, high), xlabel="base accuracy, %", ylabel="novel accuracy, %")
         _iso_lines(axes)
-        for entry, x, y in points:
-            look = looks[entry.label]
-            axes.plot(x, y, look.marker, color=look.colour, markersize=7, markeredgecolor=PAPER, markeredgewidth=0.8)
-        label_points(axes, [(x, y, printable(e.label, 22), looks[e.label].colour) for e, x, y in points])
+        _dots(axes, points, looks)
 
     numbers = "; ".join(f"{e.label} base {x:.1f}, novel {y:.1f}" for e, x, y in points)
     return plot(title, f"Base against novel accuracy in per cent, {title}: {numbers}.", draw)
+
+
+def _dots(axes: Axes, points: Sequence[Point], looks: Looks) -> None:
+    """A marker and a name for each method."""
+    for entry, x, y in points:
+        look = looks[entry.label]
+        axes.plot(x, y, look.marker, color=look.colour, markersize=7, markeredgecolor=PAPER, markeredgewidth=0.8)
+    label_points(axes, [(x, y, printable(e.label, 22), looks[e.label].colour) for e, x, y in points])
 
 
 def _iso_lines(axes: Axes) -> None:
@@ -146,19 +146,16 @@ def cost_plots(group: Group, looks: Looks) -> list[Plot]:
     ):
         points: list[Point] = []
         level: list[tuple[Entry, float]] = []
-        name = ""
         for entry in group.entries:
-            name, score = headline(group, entry)
-            spent = getattr(cost(group, entry), field)
+            score, spent = averages(group, entry)[-1], getattr(cost(group, entry), field)
             if score is None or spent is None or score.datasets < len(group.datasets) - bool(group.scope.source):
                 continue
-            trained = entry.method != "zero-shot" and spent > 0
-            if trained:
+            if entry.method != "zero-shot" and spent > 0:
                 points.append((entry, spent, score.mean))
             else:
                 level.append((entry, score.mean))
         if points:
-            drawn.append(_cost(title, axis, name, points, level, looks))
+            drawn.append(_cost(title, axis, headline(group), points, level, looks))
     return drawn
 
 
@@ -179,11 +176,7 @@ def _cost(
                 f"{printable(entry.label, 22)}: nothing trained", (0.015, y), (0, 4), ("axes fraction", "data"), "offset points",
                 color=looks[entry.label].colour,
             )  # fmt: skip
-        for entry, x, y in points:
-            look = looks[entry.label]
-            axes.plot(x, y, look.marker, color=look.colour, markersize=7, markeredgecolor=PAPER, markeredgewidth=0.8)
-        label_points(axes, [(x, y, printable(e.label, 22), looks[e.label].colour) for e, x, y in points])
-        axes.title.set_color(INK)
+        _dots(axes, points, looks)
 
     numbers = "; ".join(f"{e.label} {y:.1f} with {x:,.0f} {axis}" for e, x, y in points)
     numbers += "".join(f"; {e.label} {y:.1f} without training" for e, y in level)
@@ -197,8 +190,6 @@ def _limits(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _decades(low: float, high: float) -> tuple[float, float]:
-    import math
-
     return 10 ** math.floor(math.log10(low / 1.5)), 10 ** math.ceil(math.log10(high * 1.5))
 
 

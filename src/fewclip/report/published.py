@@ -5,16 +5,16 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 from fewclip.bench.evaluation import harmonic_mean
+from fewclip.bench.run import dataset_key
 from fewclip.report.collect import Entry, Group
 from fewclip.report.layouts import shots_title
-from fewclip.report.names import PUBLISHED_AS, dataset_key, dataset_title, is_reference
-from fewclip.report.scores import Score, average, average_harmonic, harmonic, over_seeds
-from fewclip.report.tables import Cell, Line, Table
+from fewclip.report.names import PUBLISHED_AS, dataset_title, is_reference
+from fewclip.report.scores import Score
+from fewclip.report.tables import Cell, Line, Table, only_columns
 
 FOLDER = Path(__file__).parent / "published"
 PAPER = "Guo and Gu, MMRL, CVPR 2025"
@@ -23,14 +23,9 @@ SOURCES = {
     "few-shot": f"Tables 10 and 11 of {PAPER}",
     "cross-dataset": f"Table 2 of {PAPER}",
     "domain-generalization": f"Table 3 of {PAPER}",
-    "cost": f"Table 6 of {PAPER}",
 }
-FILES = {
-    "base-to-novel": "base_to_novel",
-    "few-shot": "few_shot",
-    "cross-dataset": "cross_dataset",
-    "domain-generalization": "domain_generalization",
-}
+"""By protocol; the file of each has its name."""
+COST_SOURCE = f"Table 6 of {PAPER}"
 SHOTS = 16
 
 
@@ -47,9 +42,9 @@ def read(name: str) -> tuple[dict[str, str], ...]:
 
 def lookup(protocol: str, method: str, dataset: str, column: str, shots: int = 0) -> float | None:
     """A published number, by this package's names of the method and the data set; None if there is none."""
-    if protocol not in FILES:
+    if protocol not in SOURCES:
         return None
-    for row in read(FILES[protocol]):
+    for row in read(protocol.replace("-", "_")):
         if (row["our_method"], row["our_dataset"]) == (method, dataset) and int(row.get("shots", shots)) == shots:
             return float(row[column])
     return None
@@ -67,36 +62,36 @@ def comparison(group: Group) -> Table | None:
     """Ours, published, and ours minus published, wherever a published table has the method and the data set."""
     protocol = group.scope.protocol
     if protocol == "few-shot":
-        kinds: list[tuple[str, str, int]] = [(shots_title(s), "accuracy", s) for s in group.shots if s]
-    elif group.scope.shots not in (SHOTS, None) or (group.scope.source not in (None, "imagenet")):
+        kinds = [(shots_title(s), "accuracy", s) for s in group.shots if s]
+    elif group.scope.shots not in (SHOTS, None) or group.scope.source not in (None, "imagenet"):
         return None
     elif protocol == "base-to-novel":
         kinds = [("Base", "base", 0), ("Novel", "novel", 0), ("HM", "hm", 0)]
     else:
         kinds = [("Accuracy", "accuracy", 0)]
+    # One line for each data set that both have a number of, then their average, method by method.
     lines = []
     for entry in group.entries:
         if entry.variant:
             continue
         fixed = group.expected(entry) == 0
-        sets = [d for d in group.datasets if any(lookup(protocol, entry.method, d, c, s) for _, c, s in kinds)]
-        kept_sets = []
-        for dataset in sets:
+        compared = []
+        for dataset in group.datasets:
             pairs = [
-                (_ours(group, entry, dataset, c, s), lookup(protocol, entry.method, dataset, c, s)) for _, c, s in kinds
+                (_ours(group, entry, [dataset], c, s), lookup(protocol, entry.method, dataset, c, s))
+                for _, c, s in kinds
             ]
             if any(ours and theirs for ours, theirs in pairs):
-                kept_sets.append(dataset)
+                compared.append(dataset)
                 lines.append(Line(dataset_title(dataset), _triples(pairs, fixed), entry.label))
-        targets = [d for d in kept_sets if d != group.scope.source]
+        targets = [d for d in compared if d != group.scope.source]
         if len(targets) > 1:
             pairs = [_averages(group, entry, targets, c, s) for _, c, s in kinds]
             lines.append(Line(f"Average of these {len(targets)}", _triples(pairs, fixed), entry.label, total=True))
+    # A kind that was published for no method, such as 2 shots, is left out.
     kept = [i for i in range(len(kinds)) if any(line.cells[3 * i + 1].value is not None for line in lines)]
     if not kept:
         return None
-    kinds = [kinds[i] for i in kept]
-    lines = [replace(line, cells=tuple(c for i in kept for c in line.cells[3 * i : 3 * i + 3])) for line in lines]
     notes = [f"Published: {SOURCES[protocol]}, with OpenAI's ViT-B/16. Difference: ours − published."]
     if not is_reference(group.scope.backbone):
         notes.append(f"Ours are with {group.scope.backbone}, so the two are not comparable.")
@@ -104,56 +99,48 @@ def comparison(group: Group) -> Table | None:
         group.scope.key("published"),
         "Beside the published numbers",
         "Data set",
-        ("Ours", "Published", "Difference") * len(kinds),
-        tuple(lines),
-        tuple((title, 3) for title, _, _ in kinds),
+        ("Ours", "Published", "Difference") * len(kept),
+        only_columns(lines, [3 * i + place for i in kept for place in range(3)]),
+        tuple((kinds[i][0], 3) for i in kept),
         tuple(notes),
         "Method",
     )
 
 
-def difference(ours: Score | None, theirs: float | None) -> tuple[Cell, Cell, Cell]:
-    """Three cells. The difference is that of the rounded numbers, as a reader would compute it."""
-    first = Cell(None if ours is None else ours.mean, None if ours is None else ours.sd)
-    if ours is None or theirs is None:
-        return first, Cell(theirs), Cell()
-    return first, Cell(theirs), Cell(round(ours.mean, 2) - theirs, signed=True)
-
-
 def _triples(pairs: Sequence[tuple[Score | None, float | None]], fixed: bool) -> tuple[Cell, ...]:
-    """Three cells a pair; without deviations where no seed changes anything."""
-    cells = [c for ours, theirs in pairs for c in difference(ours, theirs)]
-    return tuple(replace(c, sd=None) if fixed else c for c in cells)
+    """Ours, theirs and the difference of each pair: that of the rounded numbers, as a reader would compute it. Without
+    deviations where no seed changes anything."""
+    cells = []
+    for ours, theirs in pairs:
+        difference = None if ours is None or theirs is None else round(ours.mean, 2) - theirs
+        first = Cell() if ours is None else Cell(ours.mean, None if fixed else ours.sd)
+        cells += [first, Cell(theirs), Cell(difference, signed=difference is not None)]
+    return tuple(cells)
 
 
-def _ours(group: Group, entry: Entry, dataset: str, column: str, shots: int) -> Score | None:
-    if column == "hm":
-        return harmonic(group.values(entry, dataset, "base"), group.values(entry, dataset, "novel"))
-    return over_seeds(group.values(entry, dataset, "all" if column == "accuracy" else column, shots))
+def _ours(group: Group, entry: Entry, datasets: Sequence[str], column: str, shots: int) -> Score | None:
+    return group.score(entry, "all" if column == "accuracy" else column, shots, datasets=datasets)
 
 
 def _averages(
     group: Group, entry: Entry, datasets: Sequence[str], column: str, shots: int
 ) -> tuple[Score | None, float | None]:
-    """Over the data sets that both have, computed alike."""
+    """Ours and theirs, computed alike, if both have all of these data sets."""
     protocol = group.scope.protocol
 
-    def both(column: str) -> tuple[Score | None, list[dict[int, float]], float | None]:
-        split = "all" if column == "accuracy" else column
-        values = [group.values(entry, d, split, shots) for d in datasets]
+    def published(column: str) -> float | None:
         theirs = [lookup(protocol, entry.method, d, column, shots) for d in datasets]
-        kept = [(v, t) for v, t in zip(values, theirs, strict=True) if v and t is not None]
-        if len(kept) < len(datasets):
-            return None, [], None
-        return average(values), values, sum(t for _, t in kept) / len(kept)
+        known = [value for value in theirs if value is not None]
+        return sum(known) / len(known) if len(known) == len(datasets) else None
 
-    if column != "hm":
-        ours, _, theirs = both(column)
-        return ours, theirs
-    (_, bases, base), (_, novels, novel) = both("base"), both("novel")
-    if base is None or novel is None:
-        return None, None
-    return average_harmonic(bases, novels), harmonic_mean(base, novel)
+    if column == "hm":
+        base, novel = published("base"), published("novel")
+        theirs = None if base is None or novel is None else harmonic_mean(base, novel)
+    else:
+        theirs = published(column)
+    ours = _ours(group, entry, datasets, column, shots)
+    whole = ours is not None and theirs is not None and ours.datasets == len(datasets)
+    return (ours, theirs) if whole else (None, None)
 
 
 def of_ablation(ablation: str, variant: str, datasets: Sequence[str]) -> tuple[float | None, ...]:

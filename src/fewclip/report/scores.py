@@ -34,33 +34,17 @@ def number(value: Any) -> float | None:
     return float(value)
 
 
-def over_seeds(values: BySeed) -> Score | None:
-    return Score(statistics.fmean(values.values()), _sd(list(values.values())), len(values)) if values else None
-
-
-def harmonic(base: BySeed, novel: BySeed) -> Score | None:
-    """The harmonic mean of the two means, as published. Its deviation is that of the seeds' harmonic means."""
-    if not base or not novel:
-        return None
-    both = sorted(base.keys() & novel.keys())
-    mean = harmonic_mean(statistics.fmean(base.values()), statistics.fmean(novel.values()))
-    return Score(mean, _sd([harmonic_mean(base[s], novel[s]) for s in both]), len(both) or 1)
-
-
 def average(parts: Sequence[BySeed]) -> Score | None:
     """The mean of the data sets' means; its deviation is over the averages of the seeds that all of them have."""
     parts = [part for part in parts if part]
     if not parts:
         return None
     mean = statistics.fmean(statistics.fmean(part.values()) for part in parts)
-    means = averages_by_seed(parts)
-    return Score(mean, _sd(list(means.values())), min(len(part) for part in parts), len(parts))
+    return Score(mean, _sd(list(averages_by_seed(parts).values())), min(map(len, parts)), len(parts))
 
 
 def averages_by_seed(parts: Sequence[BySeed]) -> dict[int, float]:
     """Of the seeds that all data sets have, each one's average."""
-    if not parts:
-        return {}
     common = sorted(set(parts[0]).intersection(*parts[1:]))
     return {seed: statistics.fmean(part[seed] for part in parts) for seed in common}
 

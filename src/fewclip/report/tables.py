@@ -107,10 +107,11 @@ def mark_best(cells: Sequence[Cell], *, lowest: bool = False) -> list[Cell]:
     ]
 
 
-def mark_columns(lines: Sequence[Line], lowest: Sequence[int] = ()) -> list[Line]:
+def mark_columns(lines: Sequence[Line]) -> list[Line]:
     """The lines with the best of every column marked."""
-    columns = [
-        mark_best(column, lowest=i in lowest)
-        for i, column in enumerate(zip(*(line.cells for line in lines), strict=True))
-    ]
+    columns = map(mark_best, zip(*(line.cells for line in lines), strict=True))
     return [replace(line, cells=cells) for line, cells in zip(lines, zip(*columns, strict=True), strict=True)]
+
+
+def only_columns(lines: Sequence[Line], kept: Sequence[int]) -> tuple[Line, ...]:
+    return tuple(replace(line, cells=tuple(line.cells[i] for i in kept)) for line in lines)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from fewclip.files.markdown import markdown_table
 from fewclip.report.build import Report, Section
-from fewclip.report.tables import MISSING, Cell, Table
+from fewclip.report.tables import Cell, Table
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>#|~$&])")
 _LATEX = {
@@ -107,17 +107,11 @@ def comma_separated(report: Report) -> str:
     """One line a number, of all tables: for a spreadsheet or a program."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        ("section", "protocol", "ablation", "backbone", "preset", "shots", "source", "table", "group", "line", "column",
-         "value", "sd", "text", "best", "lacks")
-    )  # fmt: skip
+    conditions = ("protocol", "ablation", "backbone", "preset", "shots", "source")
+    place = ("table", "group", "line", "column")
+    writer.writerow(("section", *conditions, *place, "value", "sd", "text", "best", "lacks"))
     for heading, section, tables in sections(report):
-        scope = section.scope if section else None
-        where = (
-            [scope.protocol, scope.ablation, scope.backbone, scope.preset, scope.shots, scope.source]
-            if scope
-            else [None] * 6
-        )
+        where = [getattr(section.group.scope, name) if section else None for name in conditions]
         for table in tables:
             for line in table.lines:
                 for name, c in zip(table.headings(), line.cells, strict=True):
@@ -142,7 +136,7 @@ def _harmless(value: object) -> object:
 def _cell(cell: Cell, escape: Callable[[str], str], bold: str, plus_minus: str) -> str:
     shown = cell.shown
     if cell.value is None:
-        return escape(shown) if shown != MISSING else escape(MISSING)
+        return escape(shown)
     shown = escape(shown) if escape is tex else shown
     shown = bold.format(shown) if cell.best else shown
     shown += plus_minus + cell.spread if cell.spread else ""

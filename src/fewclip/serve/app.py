@@ -10,24 +10,32 @@ from typing import Any
 
 from fastapi import Depends, FastAPI
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.routing import Route
 
 from fewclip.adapters.adapter import Adapter
 from fewclip.errors import FewclipError
 from fewclip.serve import requests as r
 from fewclip.serve.guard import Guard, Token
 from fewclip.serve.limits import Limits
-from fewclip.serve.metrics import CONTENT_TYPE, Metrics
+from fewclip.serve.metrics import Metrics
 from fewclip.serve.model import Model
-from fewclip.serve.page import docs, static
+from fewclip.serve.page import FILES, HERE, docs
 from fewclip.serve.server import Batching, Server
 from fewclip.version import __version__
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": r.Problem} for status in statuses}
+
+
+def body(models: dict[str, type[BaseModel]]) -> dict[str, Any]:
+    """OpenAPI's description of a request's body, by content type: the routes read their bodies themselves, within the limits."""
+    content = {kind: {"schema": model.model_json_schema()} for kind, model in models.items()}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def create_app(
@@ -60,7 +68,7 @@ def create_app(
     app = FastAPI(
         title="fewclip",
         version=__version__,
-        summary="Names what images show.",
+        summary="Predicts the classes of images.",
         description="An adapted CLIP: it knows the classes it was trained on, and others from their names.",
         docs_url=None,  # FastAPI's own pages come from another server
         redoc_url=None,
@@ -82,19 +90,17 @@ def create_app(
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"error": "The server failed; see its log.", "images": []}, 500)
-
-    body = {"multipart/form-data": {"schema": r.FORM_SCHEMA}, "application/json": {"schema": _schema(r.PredictJSON)}}
+        return JSONResponse({"error": "The server failed: see its log.", "images": []}, 500)
 
     @app.post(
         "/predict",
         dependencies=secret,
         response_model=r.Predictions,
         responses=problems(400, 401, 403, 408, 413, 415, 422, 503),
-        openapi_extra={"requestBody": {"required": True, "content": body}},
+        openapi_extra=body({"multipart/form-data": r.PredictForm, "application/json": r.PredictJSON}),
     )
     async def predict(request: Request) -> Any:
-        """What one or more images show. If one of them can't be read or is too large, the whole request is refused with the reason."""
+        """Predict the classes of images. If one of them can't be read or is too large, the whole request is refused with the reason."""
         started = time.monotonic()
         try:
             return await server.predict(await r.read_predict(request, limits))
@@ -111,9 +117,7 @@ def create_app(
         dependencies=secret,
         response_model=r.Classes,
         responses=problems(400, 401, 403, 408, 413, 415, 422, 503),
-        openapi_extra={
-            "requestBody": {"required": True, "content": {"application/json": {"schema": _schema(r.ClassesJSON)}}}
-        },
+        openapi_extra=body({"application/json": r.ClassesJSON}),
     )
     async def add_classes(request: Request) -> Any:
         """Add classes by name, for every client, until the server stops. Names that are already known are ignored."""
@@ -127,23 +131,15 @@ def create_app(
     @app.get("/metrics", dependencies=secret, response_class=PlainTextResponse, responses=problems(401, 403))
     async def show_metrics() -> Any:
         """Counters in Prometheus's text format."""
-        return Response(metrics.text(), media_type=CONTENT_TYPE)
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/docs", include_in_schema=False)
     async def show_docs() -> HTMLResponse:
         return HTMLResponse(docs(app.openapi()))
 
-    for path, (content, media_type) in static().items():
-        app.add_api_route(path, _fixed(content, media_type), include_in_schema=False)
+    for path, (name, media_type) in FILES.items():
+        page = Response(
+            (HERE / name).read_bytes(), media_type=media_type
+        )  # itself an application, which always answers this
+        app.router.routes.append(Route(path, page, methods=["GET"], include_in_schema=False))
     return app
-
-
-def _schema(model: type[BaseModel]) -> dict[str, Any]:
-    return model.model_json_schema()
-
-
-def _fixed(content: str, media_type: str) -> Any:
-    async def fixed() -> Response:
-        return Response(content, media_type=media_type)
-
-    return fixed

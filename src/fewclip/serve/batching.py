@@ -1,7 +1,7 @@
 """One thread runs the model; images that arrive at about the same time go through it together.
 
 A batch is whatever is waiting when the model becomes free, up to `size`. The thread waits for more only while further images
-are known to be on their way, and then a few milliseconds at most, so that a lone client waits for nobody.
+are known to be on their way, and then a few milliseconds at most, so that a single client never waits.
 """
 
 from __future__ import annotations
@@ -39,20 +39,6 @@ class Errand:
     answer: Future[Any] = field(default_factory=Future)
 
 
-class Places:
-    """The places in the queue that a request keeps until it is answered."""
-
-    def __init__(self, batcher: Batcher, count: int) -> None:
-        self._batcher, self.coming = batcher, count
-
-    def submit(self, pixels: Any, among: Hashable) -> Future[Any]:
-        """Let the model score an image; the future holds its row."""
-        job = Job(pixels, among)
-        self.coming -= 1
-        self._batcher.put(job)
-        return job.answer
-
-
 class Batcher:
     """The thread, its queue, and how many images may be on their way to it.
 
@@ -65,65 +51,63 @@ class Batcher:
         self._size, self._wait, self._room = size, wait, queue
         self._queue: SimpleQueue[Job | Errand | None] = SimpleQueue()
         self._lock = Lock()
-        self._held = self._coming = 0  # images in the server; of them not yet submitted
+        self.held = 0
+        """Images being decoded or waiting."""
+        self._coming = 0  # of them not yet submitted
         self._rate = 0.05  # seconds per image: a guess at first, then a running mean
         self._closed = False
         self._thread = Thread(target=self._work, name="fewclip-model", daemon=True)
         self._thread.start()
 
-    @property
-    def held(self) -> int:
-        """Images being decoded or waiting."""
-        return self._held
-
     @contextmanager
-    def places(self, count: int) -> Iterator[Places]:
-        """Room for `count` images, while the context lasts.
+    def places(self, count: int) -> Iterator[Callable[[Any, Hashable], Future[Any]]]:
+        """Room for `count` images, while the context lasts. Yields what lets the model score one of them, given its pixels and
+        candidates; the future holds its answer.
 
         Raises:
             Refused: 503, the queue is full.
         """
         with self._lock:
-            if self._held + count > self._room:
+            if self.held + count > self._room:
                 raise busy(
-                    f"{self._held} images are waiting and the queue holds {self._room}: try again.",
-                    self._held * self._rate,
+                    f"{self.held} images are waiting and the queue holds {self._room}: try again.",
+                    self.held * self._rate,
                 )
-            self._held += count
+            self.held += count
             self._coming += count
-        places = Places(self, count)
+        coming = count
+
+        def submit(pixels: Any, among: Hashable) -> Future[Any]:
+            nonlocal coming
+            coming -= 1
+            with self._lock:
+                self._coming -= 1
+            return self._enqueue(Job(pixels, among))
+
         try:
-            yield places
+            yield submit
         finally:
             with self._lock:
-                self._held -= count
-                self._coming -= places.coming
+                self.held -= count
+                self._coming -= coming
 
     def call(self, do: Callable[[], Any]) -> Future[Any]:
         """Have the thread do something between two batches."""
-        errand = Errand(do)
-        self._enqueue(errand)
-        return errand.answer
+        return self._enqueue(Errand(do))
 
     def close(self) -> None:
         """Finish what is waiting, then stop."""
         with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._queue.put(None)
+            self._closed = True
+            self._queue.put(None)
         self._thread.join()
 
-    def put(self, job: Job) -> None:
-        """Let the model score an image for which there is a place."""
-        with self._lock:
-            self._coming -= 1
-        self._enqueue(job)
-
-    def _enqueue(self, job: Job | Errand) -> None:
+    def _enqueue(self, job: Job | Errand) -> Future[Any]:
         with self._lock:
             if self._closed:
                 raise busy("The server is stopping.")
             self._queue.put(job)
+        return job.answer
 
     def _work(self) -> None:
         held_over: Job | Errand | None = None
@@ -177,7 +161,7 @@ class Batcher:
     def _answer(futures: Sequence[Future[Any]], do: Callable[[], Sequence[Any]]) -> None:
         live = [future.set_running_or_notify_cancel() for future in futures]
         try:
-            answers: Sequence[Any] = do()
+            answers = do()
         except BaseException as error:  # becomes each one's answer; the thread must continue
             for future, wanted in zip(futures, live, strict=True):
                 if wanted:

@@ -1,8 +1,8 @@
 """How many connections there are, and how long one may keep the server waiting.
 
-uvicorn bounds idle connections (`timeout_keep_alive`) and the size of a head, but not the time in which a head arrives or an
+uvicorn limits idle connections (`timeout_keep_alive`) and the size of a head, but not the time in which a head arrives or an
 answer is read. Its option `http` takes any `asyncio.Protocol`: ours holds uvicorn's and passes everything on to it, so that it
-needs nothing but asyncio's own interface. That a request's head is complete is learnt from the application: it is called then.
+needs nothing but asyncio's own interface. That a request's head is complete is known from the application: it is called then.
 """
 
 from __future__ import annotations
@@ -46,22 +46,15 @@ class Connections:
         with connection.answering():
             await self.app(scope, receive, timed)
 
-    def protocol(self, server: Callable[..., asyncio.Protocol]) -> type[asyncio.Protocol]:
-        """For uvicorn's option `http`: the protocol `server`, within these bounds."""
-        connections = self
-
-        class Bounded(Connection):
-            def __init__(self, **given: Any) -> None:
-                super().__init__(connections, server(**given))
-
-        return Bounded
-
 
 class Connection(asyncio.Protocol):
-    """One connection. While no request is being answered, a clock runs that ends in cutting it."""
+    """One connection, for uvicorn's option `http`: its protocol `server`, which is made with what uvicorn gives, within bounds.
 
-    def __init__(self, connections: Connections, server: asyncio.Protocol) -> None:
-        self.connections, self.server = connections, server
+    While no request is being answered, a clock runs that ends in cutting the connection.
+    """
+
+    def __init__(self, connections: Connections, server: Callable[..., asyncio.Protocol], **given: Any) -> None:
+        self.connections, self.server = connections, server(**given)
         self.peer: Peer = ("", 0)
         self.requests = 0  # being answered; a client may send the next before the last is done
         self.clock: asyncio.TimerHandle | None = None
@@ -107,7 +100,7 @@ class Connection(asyncio.Protocol):
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """Stop the clock; start it anew when the last request is answered."""
+        """Stop the clock; restart it when the last request is answered."""
         self.requests += 1
         if self.clock is not None:
             self.clock.cancel()

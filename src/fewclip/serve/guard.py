@@ -1,4 +1,4 @@
-"""What every request passes: the token, the host it asks for, its size, the time its body takes, the headers of its answer."""
+"""What every request goes through: the token, the host it asks for, its size, the time its body takes, the headers of its answer."""
 
 from __future__ import annotations
 
@@ -41,19 +41,16 @@ def find_token(file: Path | None) -> str | None:
     Raises:
         SettingsError: an unreadable file, or a token that is too short or has other characters than visible ASCII.
     """
-    place = f"${VARIABLE}" if file is None else str(file)
-    if file is None:
-        if VARIABLE not in os.environ:
-            return None
-        token = os.environ[VARIABLE].strip()
-    else:
-        try:
-            token = file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"The token file {file} can't be read: {error}.") from error
+    if file is None and VARIABLE not in os.environ:
+        return None
+    try:
+        token = (os.environ[VARIABLE] if file is None else file.read_text(encoding="utf-8")).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"The token file {file} can't be read: {error}.") from error
     if len(token) < SHORTEST or not token.isascii() or not token.isprintable() or " " in token:
         raise SettingsError(
-            f"The token in {place} has {len(token)} characters; expected at least {SHORTEST}, all of visible ASCII without blanks."
+            f"The token in {file or '$' + VARIABLE} has {len(token)} characters; expected at least "
+            f"{SHORTEST}, all of visible ASCII without blanks."
         )
     return token
 
@@ -83,14 +80,7 @@ class Guard:
     listens only on this machine, under a name that resolves to this machine's address.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        limits: Limits,
-        metrics: Metrics,
-        hosts: Collection[str] | None = None,
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, limits: Limits, metrics: Metrics, hosts: Collection[str] | None) -> None:
         self.app, self.limits, self.metrics = app, limits, metrics
         self.hosts = None if hosts is None else {host.lower() for host in hosts}
         self.active = 0
@@ -128,12 +118,12 @@ class Guard:
                 403, f"This server does not answer to {host[:60]!r}: start it with --allow-host, or with a token."
             )
         if scope["method"] not in ("GET", "HEAD") and headers.get("sec-fetch-site") == "cross-site":
-            return Refused(403, "This server refuses what a page of another site sends.")
+            return Refused(403, "This server refuses requests from pages of other sites.")
         length = headers.get("content-length", "0")
         if length.isascii() and length.isdigit() and int(length[:15]) > self.limits.max_body:
             return _too_large(self.limits)
         if scope["method"] == "POST" and self.active >= self.limits.max_requests:
-            return busy(f"{self.active} requests are being answered, and no more are at one time: try again.")
+            return busy(f"{self.active} requests are already being answered, which is the limit: try again.")
         return None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -12,38 +12,37 @@ from fewclip.clip.decode import MAX_PIXELS, read_image
 from fewclip.clip.preprocess import LONGEST_SIDES, Preprocess
 from fewclip.data.names import check_names, new_names
 from fewclip.errors import DataError, FewclipError, SettingsError, TooLargeError
+from fewclip.methods.settings import Count, Positive, Settings
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """Formats that are decoded for clients: fewer than for your own files."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class Limits(Settings):
     """What one request, and all of them together, may use."""
 
-    max_images: int = 16
+    max_images: Count = 16
     """Images per request."""
-    max_bytes: int = 10_000_000
+    max_bytes: Count = 10_000_000
     """Bytes of one image, as it was sent."""
-    max_body: int = 40_000_000
+    max_body: Count = 40_000_000
     """Bytes of a whole request."""
-    max_pixels: int = 40_000_000
+    max_pixels: Count = 40_000_000
     """Pixels of one image."""
-    max_new_classes: int = 100
+    max_new_classes: Count = 100
     """Class names per request that the server doesn't know."""
-    max_classes: int = 2000
+    max_classes: Count = 2000
     """Classes that the server knows, including those that POST /classes adds."""
-    max_requests: int = 64
-    """Requests being read or answered at one time; further ones are told to come back."""
-    queue: int = 256
-    """Images being decoded or waiting for the model at one time; further ones are told to come back."""
-    read_seconds: float = 20.0
+    max_requests: Count = 64
+    """Requests being read or answered at one time; further ones get the status 503."""
+    queue: Count = 256
+    """Images being decoded or waiting for the model at one time; further ones get the status 503."""
+    read_seconds: Positive = 20.0
     """Time for the head of a request to arrive, for its body, and for the answer to be read."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if getattr(self, field.name) <= 0:
-                raise SettingsError(f"{field.name} is {getattr(self, field.name)}; expected more than 0.")
+        super().__post_init__()
         if self.max_images > self.queue:
             raise SettingsError(
                 f"max_images is {self.max_images} and queue {self.queue}: a full request must fit into the queue."
@@ -68,7 +67,7 @@ class Refused(HTTPException):
 
 
 def busy(reason: str, seconds: float = 1.0) -> Refused:
-    """503: come back after so many seconds."""
+    """503: the client may try again after this many seconds."""
     return Refused(503, reason, headers={"Retry-After": str(max(1, round(seconds)))})
 
 
@@ -80,13 +79,15 @@ def check_class_names(names: Sequence[str], known: Sequence[str], limits: Limits
         Refused: 422, too many. PromptError: as `check_names`.
     """
     if len(names) > limits.max_classes:
-        raise Refused(422, f"{len(names)} classes were sent, but {limits.max_classes} are the most (--max-classes).")
+        raise Refused(
+            422, f"{len(names)} classes were sent, but at most {limits.max_classes} are allowed (--max-classes)."
+        )
     check_names(names, where="the request", repeats=True)
     new = len(new_names(names, known))
     if new > limits.max_new_classes:
         raise Refused(
             422,
-            f"{new} class names are new, but {limits.max_new_classes} per request are the most (--max-new-classes).",
+            f"{new} class names are new, but at most {limits.max_new_classes} per request are allowed (--max-new-classes).",
         )
 
 

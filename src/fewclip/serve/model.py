@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fewclip.adapters.adapter import Adapter
-from fewclip.clip.preprocess import Preprocess
 from fewclip.data.names import key
 
 KEPT = 32
 """Sets of candidates whose encoding is kept."""
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """Probabilities of one image, and the classes they belong to."""
 
     classes: tuple[str, ...]
@@ -32,10 +30,6 @@ class Model:
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
         self._encode = lru_cache(maxsize=KEPT)(adapter.candidates)
-
-    @property
-    def preprocess(self) -> Preprocess:
-        return self.adapter.clip.preprocess
 
     def kinds(self, names: Sequence[str]) -> dict[str, str]:
         """For each name: trained, added, or new."""

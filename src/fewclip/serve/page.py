@@ -13,19 +13,16 @@ FILES = {
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
 }
-
-
-def static() -> dict[str, tuple[str, str]]:
-    """Content and media type by path."""
-    return {path: ((HERE / name).read_text(encoding="utf-8"), kind) for path, (name, kind) in FILES.items()}
+"""Name and media type by path."""
 
 
 def docs(document: dict[str, Any]) -> str:
     """The OpenAPI document as a page."""
-    parts = []
-    for path, methods in document["paths"].items():
-        for method, operation in methods.items():
-            parts.append(_operation(path, method, operation))
+    operations = "".join(
+        _operation(path, method, operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    )
     schemas = "".join(
         f"<details><summary><code>{escape(name)}</code></summary><pre>{_json(schema)}</pre></details>"
         for name, schema in document.get("components", {}).get("schemas", {}).items()
@@ -36,7 +33,7 @@ def docs(document: dict[str, Any]) -> str:
 <body class="docs"><header><p class="kicker"><a href="./">fewclip</a></p><h1>Interface</h1>
 <p class="deck">{escape(document["info"].get("description", ""))} For programs:
 <a href="openapi.json">openapi.json</a>.</p></header>
-<main>{"".join(parts)}<section><h2>Requests and answers</h2>{schemas}</section></main></body></html>"""
+<main>{operations}<section><h2>Requests and answers</h2>{schemas}</section></main></body></html>"""
 
 
 def _operation(path: str, method: str, operation: dict[str, Any]) -> str:

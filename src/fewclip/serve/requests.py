@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
-from typing import Annotated, Any, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 from starlette.datastructures import FormData, UploadFile
@@ -24,7 +24,7 @@ MAX_VALUES = 100_000
 class PredictJSON(BaseModel):
     """Images as base64."""
 
-    model_config = ConfigDict(extra="forbid", title="PredictJSON")
+    model_config = ConfigDict(extra="forbid")
     images: Annotated[list[str], FailFast(), Field(min_length=1, description="image files, each as base64")]
     classes: Annotated[
         list[Name] | None, Field(min_length=1, description="candidates, known or new; by default the known classes")
@@ -32,10 +32,19 @@ class PredictJSON(BaseModel):
     top: Annotated[Top, Field(description="how many classes to return per image")] = TOP
 
 
+class PredictForm(BaseModel):
+    """Images as files. Only describes the form, which `read_predict` reads field by field."""
+
+    model_config = ConfigDict(extra="forbid")
+    images: Annotated[list[bytes], Field(min_length=1, description="image files")]
+    classes: Annotated[list[Name], Field(description="candidates, one per field; by default the known classes")] = []
+    top: Annotated[Top, Field(description="how many classes to return per image")] = TOP
+
+
 class ClassesJSON(BaseModel):
     """Names to add."""
 
-    model_config = ConfigDict(extra="forbid", title="ClassesJSON")
+    model_config = ConfigDict(extra="forbid")
     classes: Annotated[list[Name], FailFast(), Field(min_length=1, description="names of new classes")]
 
 
@@ -73,32 +82,13 @@ class Problem(BaseModel):
     images: Annotated[list[BadImage], Field(description="the images that are wrong, if any")] = []
 
 
-class Asked(BaseModel):
+class Asked(NamedTuple):
     """A POST /predict, sent as a form or as JSON."""
 
-    images: list[tuple[str | None, bytes]]
+    images: Sequence[tuple[str | None, bytes]]
     classes: tuple[str, ...] | None
     top: int
 
-
-FORM_SCHEMA = {
-    "type": "object",
-    "required": ["images"],
-    "properties": {
-        "images": {
-            "type": "array",
-            "minItems": 1,
-            "items": {"type": "string", "format": "binary"},
-            "description": "image files",
-        },
-        "classes": {
-            "type": "array",
-            "items": {"type": "string", "minLength": 1, "maxLength": LONGEST},
-            "description": "candidates, one per field; by default the known classes",
-        },
-        "top": {"type": "integer", "minimum": 1, "maximum": 100_000, "default": TOP},
-    },
-}
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -107,25 +97,17 @@ async def read_predict(request: Request, limits: Limits) -> Asked:
     """The images and candidates of a request.
 
     Raises:
-        Refused: 413 too large, 415 neither a form nor JSON, 422 not as documented.
+        Refused: 413 too many images, 415 neither a form nor JSON, 422 not as documented.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = _content_type(request)
     if kind == "multipart/form-data":
-        asked = await _read_form(request, limits)
-    elif kind == "application/json":
-        body = await read_json(request, PredictJSON)
-        _check_count(len(body.images), limits)
-        images: list[tuple[str | None, bytes]] = [
-            (None, _from_base64(text, place)) for place, text in enumerate(body.images)
-        ]
-        asked = Asked(images=images, classes=None if body.classes is None else tuple(body.classes), top=body.top)
-    else:
+        return await _read_form(request, limits)
+    if kind != "application/json":
         raise Refused(415, "Send images as multipart/form-data (field images) or as base64 in application/json.")
-    for place, (name, data) in enumerate(asked.images):
-        if len(data) > limits.max_bytes:
-            reason = f"The image has {len(data):,} bytes, more than the {limits.max_bytes:,} allowed."
-            raise Refused(413, reason, images=[{"index": place, "image": name, "error": reason}])
-    return asked
+    body = await read_json(request, PredictJSON)
+    _check_count(len(body.images), limits)
+    images = [(None, _from_base64(text, place)) for place, text in enumerate(body.images)]
+    return Asked(images, None if body.classes is None else tuple(body.classes), body.top)
 
 
 async def read_json(request: Request, body: type[Body]) -> Body:
@@ -134,7 +116,7 @@ async def read_json(request: Request, body: type[Body]) -> Body:
     Raises:
         Refused: 415 not declared as JSON, 422 not JSON, or not as documented.
     """
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+    if _content_type(request) != "application/json":
         raise Refused(415, "Send application/json.")
     data = await request.body()
     if sum(data.count(sign) for sign in (b",", b"[", b"{")) > MAX_VALUES:
@@ -149,16 +131,19 @@ async def read_json(request: Request, body: type[Body]) -> Body:
         raise Refused(422, "The body is not JSON.") from None
 
 
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 async def _read_form(request: Request, limits: Limits) -> Asked:
     longest = limits.max_classes + limits.max_new_classes + 1
     try:
-        form = await request.form(max_files=limits.max_images, max_fields=longest, max_part_size=4 * LONGEST + 16)
+        async with request.form(
+            max_files=limits.max_images, max_fields=longest, max_part_size=4 * LONGEST + 16
+        ) as form:
+            return await _as_asked(form, limits)
     except (ValueError, LookupError):  # such as an unknown charset
         raise Refused(400, "The form can't be read: send it as UTF-8.") from None
-    try:
-        return await _as_asked(form, limits)
-    finally:
-        await form.close()
 
 
 async def _as_asked(form: FormData, limits: Limits) -> Asked:
@@ -176,7 +161,7 @@ async def _as_asked(form: FormData, limits: Limits) -> Asked:
     top = tops[-1] if tops else str(TOP)
     if not (top.isascii() and top.isdigit() and len(top) < 8 and 1 <= int(top) <= 100_000):
         raise Refused(422, f"top is {top[:20]!r}; expected a whole number from 1 to 100000.")
-    return Asked(images=images, classes=tuple(classes) or None, top=int(top))
+    return Asked(images, tuple(classes) or None, int(top))
 
 
 def _check_count(count: int, limits: Limits) -> None:
@@ -184,14 +169,14 @@ def _check_count(count: int, limits: Limits) -> None:
         raise Refused(422, "There is no image: send at least one in images.")
     if count > limits.max_images:
         raise Refused(
-            413, f"{count} images were sent, but {limits.max_images} per request are the most (--max-images)."
+            413, f"{count} images were sent, but at most {limits.max_images} per request are allowed (--max-images)."
         )
 
 
 def _from_base64(text: str, place: int) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         reason = "The image is not base64."
         raise Refused(422, reason, images=[{"index": place, "image": None, "error": reason}]) from None
 

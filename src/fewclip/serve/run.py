@@ -5,13 +5,15 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
+from ipaddress import ip_address
 from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from fewclip.errors import SettingsError
-from fewclip.serve.connections import Connections
+from fewclip.serve.connections import Connection, Connections
 
 CONNECTIONS = 500
 """Open connections at one time."""
@@ -54,8 +56,7 @@ def url(bound: socket.socket) -> str:
 
 def is_local(bound: socket.socket) -> bool:
     """Whether only this machine can reach it."""
-    host = str(bound.getsockname()[0])
-    return host.startswith("127.") or host == "::1"
+    return ip_address(bound.getsockname()[0]).is_loopback
 
 
 def configure(app: ASGIApp, *, seconds: float, most: int = CONNECTIONS, log_level: str = "warning") -> uvicorn.Config:
@@ -68,7 +69,7 @@ def configure(app: ASGIApp, *, seconds: float, most: int = CONNECTIONS, log_leve
     connections = Connections(app, seconds=seconds, most=most)
     return uvicorn.Config(
         connections,
-        http=connections.protocol(plain.http_protocol_class),
+        http=partial(Connection, connections, plain.http_protocol_class),  # type: ignore[arg-type]  # it is only called
         log_level=log_level,
         access_log=False,
         server_header=False,
@@ -87,34 +88,22 @@ def run(app: ASGIApp, bound: socket.socket, *, seconds: float, ready: Callable[[
         app: the application.
         bound: what `listen` returned.
         seconds: time for a head to arrive, and for an answer to be read.
-        ready: called once requests are answered.
+        ready: called once requests that come will be answered.
 
     Raises:
         SettingsError: the application did not start.
     """
-    server = Announcing(configure(app, seconds=seconds), ready)
+    server = uvicorn.Server(configure(app, seconds=seconds))
 
     def stop(*_: Any) -> None:
         server.should_exit = True
 
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn handles both while it runs, then repeats what it got
         signal.signal(number, stop)
+    ready()  # the socket listens already, so that whoever asks from now on only waits until the application has started
     server.run(sockets=[bound])
     if not server.started:
         raise SettingsError("The server could not start: see the lines above.")
-
-
-class Announcing(uvicorn.Server):
-    """Calls `ready` once it answers."""
-
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._ready = ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._ready()
 
 
 def local_names(host: str, bound: socket.socket) -> set[str]:

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from fewclip.data.names import key
-from fewclip.errors import SettingsError
+from fewclip.methods.settings import Count, Range, Settings
 from fewclip.serve.batching import Batcher
 from fewclip.serve.limits import Limits, Refused, check_class_names, to_pixels
 from fewclip.serve.metrics import Metrics
@@ -20,22 +20,15 @@ from fewclip.serve.requests import Asked
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batching:
+class Batching(Settings):
     """How concurrent images share runs of the model."""
 
-    batch: int = 32
+    batch: Count = 32
     """Most images in one run of the model."""
-    wait_ms: float = 4.0
+    wait_ms: Annotated[float, Range(0, 1000)] = 4.0
     """How long the model waits for images that are still being decoded."""
-    decoders: int = 2
+    decoders: Count = 2
     """Threads that decode images."""
-
-    def __post_init__(self) -> None:
-        if self.batch < 1 or self.decoders < 1 or not 0 <= self.wait_ms <= 1000:
-            raise SettingsError(
-                f"batch is {self.batch}, decoders {self.decoders}, wait_ms {self.wait_ms:g}; expected at least 1, at least 1, "
-                "and 0 to 1000."
-            )
 
 
 class Server:
@@ -43,14 +36,13 @@ class Server:
 
     def __init__(self, model: Model, limits: Limits, batching: Batching, metrics: Metrics) -> None:
         self.model, self.limits, self.batching, self.metrics = model, limits, batching, metrics
-        self._batcher: Batcher | None = None
         metrics.gauge("fewclip_images_held", "Images being decoded or waiting.", lambda: self.batcher.held)
         metrics.gauge("fewclip_classes", "Known classes.", lambda: len(model.adapter.classes))
 
     def start(self) -> None:
         b = self.batching
         self._decoders = ThreadPoolExecutor(b.decoders, thread_name_prefix="fewclip-decode")
-        self._batcher = Batcher(
+        self.batcher = Batcher(
             self.model.run, self.metrics, size=b.batch, wait=b.wait_ms / 1000, queue=self.limits.queue
         )
 
@@ -59,32 +51,22 @@ class Server:
         self._decoders.shutdown()
         self.batcher.close()
 
-    @property
-    def batcher(self) -> Batcher:
-        assert self._batcher is not None, "the application has not been started"
-        return self._batcher
-
     async def predict(self, asked: Asked) -> dict[str, Any]:
         """Raises: Refused, FewclipError."""
         if asked.classes is not None:
             check_class_names(asked.classes, self.model.adapter.classes, self.limits)
-        loop = asyncio.get_running_loop()
-        with self.batcher.places(len(asked.images)) as places:
-            decoded = await asyncio.gather(
-                *(
-                    loop.run_in_executor(self._decoders, to_pixels, data, self.model.preprocess, self.limits)
-                    for _, data in asked.images
-                ),
-                return_exceptions=True,
+        loop, preprocess = asyncio.get_running_loop(), self.model.adapter.clip.preprocess
+        with self.batcher.places(len(asked.images)) as submit:
+            decoding = (
+                loop.run_in_executor(self._decoders, to_pixels, data, preprocess, self.limits)
+                for _, data in asked.images
             )
+            decoded = await asyncio.gather(*decoding, return_exceptions=True)
             self._check_decoded(asked, decoded)
-            waiting = [places.submit(pixels, asked.classes) for pixels in decoded]
+            waiting = [submit(pixels, asked.classes) for pixels in decoded]
             answers = await asyncio.gather(*map(asyncio.wrap_future, waiting))
-        return {
-            "predictions": [
-                self._ranked(a, name, asked.top) for a, (name, _) in zip(answers, asked.images, strict=True)
-            ]
-        }
+        rows = [self._ranked(a, name, asked.top) for a, (name, _) in zip(answers, asked.images, strict=True)]
+        return {"predictions": rows}
 
     def _check_decoded(self, asked: Asked, decoded: Sequence[Any]) -> None:
         bad: list[dict[str, Any]] = []
@@ -132,8 +114,8 @@ class Server:
             if len(adapter.classes) + len(new) > self.limits.max_classes:
                 raise Refused(
                     422,
-                    f"The server knows {len(adapter.classes)} classes and {len(new)} are new, but {self.limits.max_classes} "
-                    "are the most (--max-classes).",
+                    f"The server knows {len(adapter.classes)} classes and {len(new)} are new, but at most "
+                    f"{self.limits.max_classes} are allowed (--max-classes).",
                 )
             adapter.add_classes(new)
             return self.classes()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fewclip.errors import OutputError
-from fewclip.files.write import write_tensors
+from fewclip.files.write import as_tensors, write_bytes
 from fewclip.methods.base import Method
 from fewclip.training.progress import EpochLog
 
@@ -44,7 +44,7 @@ class Checkpoint:
             tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if value is not None}
         tensors |= {f"state.{name}": tensor for name, tensor in method.training_state().items()}
         meta = {"run": self.run, "progress": asdict(progress), "scaler": scaler.state_dict()}
-        write_tensors(self.path, tensors, meta)
+        write_bytes(self.path, as_tensors(tensors, meta))
 
     def restore(
         self, method: Method, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
@@ -91,7 +91,9 @@ class Checkpoint:
         if other != run:
             changed = [key for key in run if not isinstance(other, dict) or run[key] != other.get(key)] or ["version"]
             finish = "finish that run with its own settings, choose another output folder, or start over with overwrite"
-            raise CheckpointError(self.path, f"is of an unfinished run with another {', '.join(changed)}", finish)
+            raise CheckpointError(
+                self.path, f"belongs to an unfinished run that differs in {', '.join(changed)}", finish
+            )
         expected = {f"method.{name}": tensor.shape for name, tensor in method.state_dict().items()}
         expected |= {f"state.{name}": tensor.shape for name, tensor in method.training_state().items()}
         wrong = [name for name, shape in expected.items() if name not in tensors or tensors[name].shape != shape]
@@ -103,7 +105,7 @@ class Checkpoint:
 
 @dataclass
 class Progress:
-    """How far a run has come: `step` steps of `epoch` are done, with the loss so far and the finished epochs."""
+    """How far a run has got: `step` steps of `epoch` are done, with the loss so far and the finished epochs."""
 
     epoch: int = 1
     """Counted from 1 over all stages."""
@@ -111,10 +113,6 @@ class Progress:
     loss_sum: float = 0.0
     seconds: float = 0.0
     history: list[EpochLog] = field(default_factory=list)
-
-    def at_start_of(self, epoch: int) -> bool:
-        """Whether that epoch is next and no step of it is done."""
-        return (self.epoch, self.step) == (epoch, 0)
 
     def end_epoch(self, lr: float) -> None:
         """Record the epoch, whose last step had that learning rate, and begin the next."""

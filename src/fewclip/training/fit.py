@@ -26,7 +26,7 @@ from fewclip.training.settings import TrainSettings
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained method and how it came about."""
+    """A trained method and how it was trained."""
 
     method: Method
     settings: TrainSettings

@@ -139,7 +139,7 @@ def train(
         if progress.epoch > before + settings.epochs:
             continue
         method.begin_stage(stage)
-        if progress.at_start_of(before + 1):
+        if (progress.epoch, progress.step) == (before + 1, 0):
             optimizer.state.clear()  # a stage is a training of its own: it inherits the parameters, but no momentum
         for epoch in range(progress.epoch - before, settings.epochs + 1):
             # A run may resume after the last step of an epoch, which then takes no step of its own.

@@ -70,6 +70,6 @@ class Processes:
             tensor.copy_(total.view_as(tensor))
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Wait until every process gets here."""
         if self._state is not None:
             self._state.wait_for_everyone()

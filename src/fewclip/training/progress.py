@@ -8,7 +8,7 @@ from fewclip.workers.progress import Progress
 
 
 class EpochLog(TypedDict):
-    """What is kept of each epoch."""
+    """What is recorded for each epoch."""
 
     epoch: int
     """Counted from 1 over all stages."""

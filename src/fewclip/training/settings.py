@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fewclip.errors import SettingsError
-from fewclip.methods import find, make_settings
+from fewclip.methods import find
 from fewclip.methods.settings import Count, Positive, Range, Settings, Weight, Whole, suggestion
 
 
@@ -21,41 +21,41 @@ class TrainSettings(Settings):
     (`Method.train_settings`), which apply where the user sets nothing."""
 
     epochs: Whole = 10
-    """How often every image is seen; 0: as often as `steps_per_shot` asks for."""
+    """Passes over the training images; 0: as many as `steps_per_shot` asks for."""
     steps_per_shot: Whole = 0
-    """Steps per image of a class, rounded up to whole epochs, if `epochs` is 0."""
+    """Training steps per shot, rounded up to whole epochs; used if `epochs` is 0."""
     batch_size: Count = 4
     """Images per step, over all processes."""
     lr: Positive = 1e-3
-    """Learning rate at the height of its cosine."""
+    """Learning rate at the start of its cosine decay."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    """What takes the steps; adam and sgd add weight decay to the gradient."""
+    """Optimiser. adam and sgd add weight decay to the gradient; adamw keeps it separate."""
     momentum: Annotated[float, Range(0, 1, below=True)] = 0.9
-    """Of sgd."""
+    """Momentum of sgd."""
     eps: Weight = 1e-8
-    """Of adamw and adam: what is added to their denominators."""
+    """Small number that adamw and adam add to their denominators."""
     weight_decay: Weight = 5e-4
     """How strongly trained tensors are pulled towards zero."""
     schedule: Literal["epoch", "step"] = "epoch"
-    """How often the learning rate follows its cosine."""
+    """How often the learning rate changes: once per epoch or at every step."""
     min_lr: Weight = 0.0
-    """Learning rate at the foot of its cosine."""
+    """Learning rate at the end of its cosine decay."""
     warmup_epochs: Whole = 1
-    """Epochs at the warm-up rate, before the cosine begins; a single epoch has none."""
+    """Epochs at the warm-up rate, before the cosine decay; a run of a single epoch has none."""
     warmup_lr: Weight = 1e-5
-    """Learning rate of those epochs."""
+    """Learning rate of the warm-up epochs."""
     crop_min: Annotated[float, Range(0, 1, above=True)] = 0.5
-    """Smallest share of an image that a training crop shows."""
+    """Smallest share of an image's area that a training crop may have."""
     accumulate: Count = 1
     """Parts that a batch is split into to save memory; the step is the same."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Arithmetic of the towers; auto is fp32 on a CPU, and bf16 or fp16 on a GPU. Trained tensors are fp32 always."""
+    """Arithmetic of the towers; auto is fp32 on a CPU, and bf16 or fp16 on a GPU. Trained tensors are always fp32."""
     seed: Annotated[int, Range(-(2**63), 2**63 - 1)] = 1
-    """Seed of the picks, the start, the order and the augmentation."""
+    """Seed of the few-shot picks, initial values, order and augmentation."""
     cache_mb: Whole = 2048
-    """Memory for decoded images; those that do not fit are read again every epoch."""
+    """Memory for decoded images, in MB; images that do not fit are read again in every epoch."""
     checkpoint_seconds: Weight = 30.0
-    """How often an unfinished run is saved."""
+    """Seconds between saves of an unfinished run."""
 
     def __post_init__(self) -> None:
         """
@@ -123,9 +123,8 @@ def split_settings(method: str, values: Mapping[str, Any]) -> tuple[TrainSetting
                 f"{', '.join(known) or 'none'}. Settings of training: {', '.join(sorted(training))}."
             )
     given = {name: value for name, value in values.items() if name in training}
-    return TrainSettings(**published_training(method) | given), make_settings(
-        method, {name: value for name, value in values.items() if name in known}
-    )
+    own = {name: value for name, value in values.items() if name in known}
+    return TrainSettings(**published_training(method) | given), find(method).Settings(**own)
 
 
 def published_training(method: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Worker processes of this machine. One that dies is replaced, and what it had in hand is done again.
+"""Worker processes of this machine. One that dies is replaced, and its tasks are done again.
 
 The processes of `fewclip bench` and `fewclip predict -o`. Each has its share of the cores and is kept for many tasks, so that
 torch is imported, and a model loaded, once per process.
@@ -86,9 +86,8 @@ class Pool(Generic[Task, Result]):
                 for worker in workers:
                     while waiting and self._takes(worker, waiting[0][1]):
                         worker.give(*waiting.popleft())
-                by_pipe = {worker.pipe: worker for worker in workers}
-                for pipe in wait(list(by_pipe)):
-                    worker = by_pipe[pipe]  # type: ignore[index]
+                readable = wait([worker.pipe for worker in workers])
+                for worker in (worker for worker in workers if worker.pipe in readable):
                     try:
                         kind, content = worker.pipe.recv()
                     except (EOFError, OSError):
@@ -130,12 +129,9 @@ class Pool(Generic[Task, Result]):
 class _Worker(Generic[Task]):
     """A process, and the numbered tasks that it has in hand, in the order that they were given."""
 
-    pipe: Connection
-    ready: bool
-    note: Any
-
     def __init__(self, serve: Serve[Task, Any], threads: int) -> None:
         self.serve, self.threads = serve, threads
+        self.note: Any = None
         self.tasks: deque[tuple[int, Task]] = deque()
         self.renew()
 
@@ -161,7 +157,7 @@ class _Worker(Generic[Task]):
 
 
 def _live(pipe: Connection, serve: Serve[Any, Any], threads: int) -> None:
-    """The life of a worker process."""
+    """What a worker process runs until its input ends."""
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that made this one

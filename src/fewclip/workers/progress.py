@@ -1,23 +1,20 @@
 """How far work has got, on standard error: a bar on a terminal, a line every half minute elsewhere.
 
-Of training, sweeps and bulk prediction. It is in the lowest storey because all of them are above it.
+Of training, sweeps and bulk prediction. It is in this room because all three depend on it.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self
 
 EVERY = 30.0
 """Seconds between two lines where standard error is not a terminal."""
 
-Self = TypeVar("Self", bound="Progress")
-
 
 class Progress:
-    """`total` things to do, which `unit` names in the plural. Shows nothing if `shown` is false."""
+    """`total` things to do; `unit` is their name in the plural. Shows nothing if `shown` is false."""
 
     def __init__(self, title: str, total: int, unit: str, *, shown: bool = True) -> None:
         self.total, self.unit, self.shown = total, unit, shown
@@ -32,18 +29,15 @@ class Progress:
 
             state = TextColumn("{task.fields[state]}", markup=False)
             columns = (TextColumn("[bold]{task.description}"), BarColumn(20), state)
-            console = Console(file=sys.stderr)
-            self.bar = Bar(*columns, TimeRemainingColumn(), console=console)
+            self.bar = Bar(*columns, TimeRemainingColumn(), console=Console(file=sys.stderr))
             self.task = self.bar.add_task(title, total=total, state="")
 
-    def __enter__(self: Self) -> Self:
+    def __enter__(self) -> Self:
         if self.bar is not None:
             self.bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.bar is not None:
             self.bar.stop()
 
@@ -56,10 +50,9 @@ class Progress:
             self.bar.update(self.task, completed=done, total=self.total, state=f"{self._counted()}  {state}".rstrip())
         elif self.shown and now - self.last >= EVERY:
             self.last = now
-            parts = [self._counted(), state]
-            if done > self.start:
-                parts.insert(1, f"{(self.total - done) * (now - self.began) / (done - self.start) / 60:.0f} min left")
-            print(", ".join(filter(None, parts)), file=sys.stderr, flush=True)
+            seconds = (self.total - done) * (now - self.began) / (done - self.start) if done > self.start else None
+            left = "" if seconds is None else f"{seconds / 60:.0f} min left"
+            print(", ".join(filter(None, (self._counted(), left, state))), file=sys.stderr, flush=True)
 
     def print(self, line: str) -> None:
         """A line on standard error that stays, above the bar."""

@@ -8,21 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from fewclip.bench.presets.rules import FEW_SHOT, HALVES, TRANSFER, Presets, Rule
+from fewclip.bench.presets.rules import TRANSFER, Presets
 from fewclip.bench.presets.table import TABLE
 from fewclip.errors import SettingsError
 
-__all__ = [
-    "FEW_SHOT",
-    "HALVES",
-    "PRESETS",
-    "TABLE",
-    "TRANSFER",
-    "Presets",
-    "Rule",
-    "settings_by_target",
-    "settings_for",
-]
+__all__ = ["PRESETS", "TABLE", "settings_by_target", "settings_for"]
 
 PRESETS = ("fair", "paper")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,9 +27,3 @@ class Presets:
     rules: tuple[Rule, ...] = ()
     by_target: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Of the transfer protocols, `paper` only: reported beside the usual prediction, never in its place."""
-
-
-def each(setting: str, values: dict[str, Any], protocols: tuple[str, ...]) -> Iterator[Rule]:
-    """One rule for each data set."""
-    for dataset, value in values.items():
-        yield Rule({setting: value}, protocols, (dataset,))

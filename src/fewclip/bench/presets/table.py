@@ -8,7 +8,7 @@ tests/bench/published_settings.csv has the published values, against which every
 
 from __future__ import annotations
 
-from fewclip.bench.presets.rules import FEW_SHOT, HALVES, TRANSFER, Presets, Rule, each
+from fewclip.bench.presets.rules import FEW_SHOT, HALVES, TRANSFER, Presets, Rule
 
 # Classifiers of features
 
@@ -112,6 +112,21 @@ BASE_TO_NOVEL = {"batch_size": 4, "epochs": 10, "lr": 1e-3}
 ONE_EPOCH = {"batch_size": 32, "epochs": 1, "lr": 1e-3, "warmup_epochs": 0}
 IMAGENET = {"batch_size": 32, "epochs": 5, "lr": 1e-3}
 
+BY_DATASET = (
+    ("imagenet", 0.5, 0.2, 0.9, 0.9),
+    ("caltech101", 0.5, 3.0, 0.6, 0.6),
+    ("oxford_pets", 0.2, 0.01, 0.7, 0.6),
+    ("stanford_cars", 7.0, 6.0, 0.7, 0.3),
+    ("oxford_flowers", 4.0, 7.0, 0.4, 0.4),
+    ("food101", 5.0, 1.0, 0.1, 0.3),
+    ("fgvc_aircraft", 6.0, 2.0, 0.9, 0.9),
+    ("sun397", 6.0, 3.0, 0.5, 0.7),
+    ("dtd", 6.0, 7.0, 0.9, 0.5),
+    ("eurosat", 0.01, 0.01, 0.2, 0.3),
+    ("ucf101", 3.0, 3.0, 0.9, 0.9),
+)
+"""Data set; λ of MMRL; λ and β of MMRL++ trained on it; β of MMRL++ tested on it after training on ImageNet."""
+
 MMRL = Presets(
     (
         Rule(BASE_TO_NOVEL, HALVES),
@@ -120,26 +135,9 @@ MMRL = Presets(
         Rule(IMAGENET, (*HALVES, *FEW_SHOT), ("imagenet",)),
         Rule({"reg_weight": 0.2}, TRANSFER, ("imagenet",)),
         Rule({"rep_dim": 2048}, (*HALVES, *FEW_SHOT), ("eurosat",)),
-        *each(
-            "reg_weight",
-            {
-                "imagenet": 0.5,
-                "caltech101": 0.5,
-                "oxford_pets": 0.2,
-                "stanford_cars": 7.0,
-                "oxford_flowers": 4.0,
-                "food101": 5.0,
-                "fgvc_aircraft": 6.0,
-                "sun397": 6.0,
-                "dtd": 6.0,
-                "eurosat": 0.01,
-                "ucf101": 3.0,
-            },
-            (*HALVES, *FEW_SHOT),
-        ),
+        *(Rule({"reg_weight": weight}, (*HALVES, *FEW_SHOT), (name,)) for name, weight, *_ in BY_DATASET),
     )
 )
-
 MMRLPP = Presets(
     (
         Rule(BASE_TO_NOVEL, HALVES),
@@ -148,40 +146,16 @@ MMRLPP = Presets(
         Rule(IMAGENET, (*HALVES, *FEW_SHOT), ("imagenet",)),
         Rule({"reg_weight": 0.1, "beta": 0.9}, TRANSFER, ("imagenet",)),
         *(
-            Rule({"reg_weight": weight, "beta": beta}, (*HALVES, *FEW_SHOT), (dataset,))
-            for dataset, weight, beta in (
-                ("imagenet", 0.2, 0.9),
-                ("caltech101", 3.0, 0.6),
-                ("oxford_pets", 0.01, 0.7),
-                ("stanford_cars", 6.0, 0.7),
-                ("oxford_flowers", 7.0, 0.4),
-                ("food101", 1.0, 0.1),
-                ("fgvc_aircraft", 2.0, 0.9),
-                ("sun397", 3.0, 0.5),
-                ("dtd", 7.0, 0.9),
-                ("eurosat", 0.01, 0.2),
-                ("ucf101", 3.0, 0.9),
-            )
+            Rule({"reg_weight": weight, "beta": beta}, (*HALVES, *FEW_SHOT), (name,))
+            for name, _, weight, beta, _ in BY_DATASET
         ),
     ),
-    by_target={
-        dataset: {"beta": beta}
-        for dataset, beta in {
-            "imagenetv2": 0.9,
-            "imagenet_r": 0.9,
-            "imagenet_a": 0.8,
-            "imagenet_sketch": 0.7,
-            "fgvc_aircraft": 0.9,
-            "ucf101": 0.9,
-            "sun397": 0.7,
-            "oxford_pets": 0.6,
-            "caltech101": 0.6,
-            "dtd": 0.5,
-            "oxford_flowers": 0.4,
-            "stanford_cars": 0.3,
-            "eurosat": 0.3,
-            "food101": 0.3,
-        }.items()
+    by_target={name: {"beta": beta} for name, *_, beta in BY_DATASET if name != "imagenet"}
+    | {
+        "imagenetv2": {"beta": 0.9},
+        "imagenet_r": {"beta": 0.9},
+        "imagenet_a": {"beta": 0.8},
+        "imagenet_sketch": {"beta": 0.7},
     },
 )
 

@@ -83,7 +83,7 @@ def find_folder(benchmark: Benchmark, root: str | os.PathLike[str] | None = None
     given = root if root is not None else os.environ.get(ROOT_VARIABLE)
     if not given:
         raise DataError(
-            f"{benchmark.key} is a published data set, and its place is not known: give the folder that contains "
+            f"{benchmark.key} is a published data set, but its location is not known: give the folder that contains "
             f"{benchmark.directory}/ as root, or in the environment variable {ROOT_VARIABLE}."
         )
     place = Path(given)

@@ -24,7 +24,7 @@ class Benchmark:
     title: str
     directory: str
     """Its folder under the root."""
-    images: str
+    images: str = "images"
     """Folder under `directory` that paths of the split file are relative to, or that holds the class folders."""
     classes: int
     sizes: tuple[int, ...]
@@ -75,7 +75,6 @@ TABLE = (
         key="imagenet",
         title="ImageNet",
         directory="imagenet",
-        images="images",
         classes=1000,
         sizes=(1_281_167, 50_000),
         reader="class folders",
@@ -95,7 +94,6 @@ TABLE = (
         key="oxford_pets",
         title="OxfordPets",
         directory="oxford_pets",
-        images="images",
         classes=37,
         sizes=(2944, 736, 3669),
         split_file="split_zhou_OxfordPets.json",
@@ -127,7 +125,6 @@ TABLE = (
         key="food101",
         title="Food101",
         directory="food-101",
-        images="images",
         classes=101,
         sizes=(50_500, 20_200, 30_300),
         split_file="split_zhou_Food101.json",
@@ -138,7 +135,6 @@ TABLE = (
         key="fgvc_aircraft",
         title="FGVCAircraft",
         directory="fgvc_aircraft",
-        images="images",
         classes=100,
         sizes=(3334, 3333, 3333),
         split_file="images_variant_train.txt",
@@ -160,7 +156,6 @@ TABLE = (
         key="dtd",
         title="DTD",
         directory="dtd",
-        images="images",
         classes=47,
         sizes=(2820, 1128, 1692),
         split_file="split_zhou_DescribableTextures.json",
@@ -205,7 +200,6 @@ TABLE = (
         key="imagenet_sketch",
         title="ImageNet-Sketch",
         directory="imagenet-sketch",
-        images="images",
         classes=1000,
         sizes=(50_889,),
         reader="class folders",
