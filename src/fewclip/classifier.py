@@ -26,7 +26,6 @@ from fewclip.training.estimator import DEFAULT_BACKBONE as DEFAULT_BACKBONE
 from fewclip.training.estimator import Estimator, refuse
 from fewclip.training.fit import fit
 from fewclip.training.processes import Processes
-from fewclip.training.settings import split_settings
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -91,12 +90,12 @@ class FewShotClassifier(Estimator):
             OutputError: the checkpoint can't be written.
         """
         refuse(unsupported)
-        self._check()  # attributes may have been assigned
-        settings, method_settings = split_settings(self.method, self._settings)
+        settings, method_settings = self._check()  # again, since attributes may have been assigned
+        shots = None if self.shots is None else int(self.shots)  # a number of numpy can't be saved
         processes = Processes(self.device)
         if val is not None:
             check_chooses(self.method)
-        dataset = self._picked(self._read(data, labels), settings.seed)
+        dataset = self._picked(self._read(data, labels), shots, settings.seed)
         checks = None if val is None else held_out(self._read(val, None, "val"), dataset)
         clip = frozen(self.backbone, processes.device)
         template = find_template(self.template or dataset.template or "photo")
@@ -108,7 +107,7 @@ class FewShotClassifier(Estimator):
             settings,
             method_settings,
             processes,
-            shots=self.shots,
+            shots=shots,
             val=checks,
             checkpoint=None if checkpoint is None else Path(checkpoint),
             overwrite=overwrite,
@@ -117,7 +116,7 @@ class FewShotClassifier(Estimator):
         processes.wait()
         summary = TrainingSummary(
             data=dataset.name,
-            shots=self.shots,
+            shots=shots,
             images=len(dataset),
             val_images=0 if checks is None else len(checks),
             chosen=trained.method.chosen,
@@ -143,12 +142,12 @@ class FewShotClassifier(Estimator):
             return read_data(data, split if isinstance(data, (str, Path)) else "train", class_names=self.class_names)
         return read_data(paired(data, labels), class_names=self.class_names)
 
-    def _picked(self, dataset: Dataset, seed: int) -> Dataset:
+    def _picked(self, dataset: Dataset, shots: int | None, seed: int) -> Dataset:
         """The images to train on."""
         if len(dataset.classes) < 2:
             raise DataError(f"{dataset.name} has only one class, {dataset.classes[0]!r}: expected at least two.")
         check_names(dataset.classes, where=dataset.name, repeats=dataset.published)
-        return dataset if self.shots is None else dataset.few_shot(int(self.shots), seed)
+        return dataset if shots is None else dataset.few_shot(shots, seed)
 
     # Fitted state
 
@@ -183,16 +182,13 @@ class FewShotClassifier(Estimator):
 
     def _labels(self, given: Any) -> list[str | int]:
         """Classes as the caller names them."""
-        if isinstance(given, str):
-            given = [given]
+        given = [given] if isinstance(given, str) else given
         if not isinstance(given, Iterable) or getattr(given, "ndim", 1) != 1:
             raise DataError(f"The classes are {brief(given)}: expected a list of names or of whole numbers.")
         labels = [read_label(label, f"Class {place}") for place, label in enumerate(given)]
-        for label in labels:
-            if not (isinstance(label, str) or self._fitted().numbers):
-                raise DataError(
-                    f"A class is given as {label}, but this classifier was fitted with text labels: give names."
-                )
+        numbers = [label for label in labels if not isinstance(label, str)]
+        if numbers and not self._fitted().numbers:
+            raise DataError(f"A class is given as {numbers[0]}, but the labels in training were text: give names.")
         return labels
 
     def _names(self, labels: Sequence[str | int]) -> list[str]:

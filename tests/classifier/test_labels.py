@@ -150,7 +150,7 @@ def test_candidates_and_further_classes(backbone: CLIP, images: list[Image.Image
     with pytest.raises(PromptError, match="label 10 already belongs to another class"):
         classifier.set_params(class_names={10: "ten"}).adapter_.add_classes(["ten"], [10])
     text = probe(backbone).fit(pairs)
-    with pytest.raises(DataError, match="A class is given as 0, but this classifier was fitted with text labels"):
+    with pytest.raises(DataError, match="A class is given as 0, but the labels in training were text"):
         text.predict(images, [0, 1])
 
 

@@ -220,3 +220,16 @@ def test_an_adapter_alone(classifier: FewShotClassifier, pairs: Pairs, images: l
             other.add_classes(["teal", "pink"], labels)
         assert (other.classes, other.numbers) == (["2", "10", "30"], [2, 10, 30])
     assert other.add_classes(["teal", "pink"], [5, 7]).numbers == [2, 10, 30, 5, 7]
+
+
+@pytest.mark.parametrize("kind", [np.int64, torch.tensor])
+def test_numbers_of_numpy_are_saved(backbone: CLIP, pairs: Pairs, tmp_path: Path, kind: Any) -> None:
+    """As a grid over `np.arange` gives them."""
+    made: dict[str, Any] = {"shots": kind(3), "seed": kind(2), "epochs": kind(1), "rep_dim": kind(8)}
+    labels = np.repeat([2, 10, 30], 4)
+    classifier = FewShotClassifier("mmrl", backbone, **made).fit([image for image, _ in pairs], labels)
+    classifier.adapter_.add_classes(["teal"], [kind(40)])
+    classifier.save(tmp_path / "a")
+    again = FewShotClassifier.load(tmp_path / "a", backbone=backbone)
+    assert again.shots == 3
+    assert again.classes_.tolist() == [2, 10, 30, 40]

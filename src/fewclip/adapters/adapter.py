@@ -181,7 +181,7 @@ class Adapter:
         self.candidates(names)  # a name that makes no prompt is refused before any is added
         if self.numbers:
             free = max(self.numbers) + 1
-            numbers = list(numbers or range(free, free + len(names)))
+            numbers = [int(number) for number in (numbers if len(numbers) else range(free, free + len(names)))]
             if len(numbers) != len(names):
                 raise DataError(
                     f"{len(names)} classes were given with {len(numbers)} labels: give one label per class."

@@ -18,7 +18,7 @@ from fewclip.clip.templates import find_template
 from fewclip.data.labels import ClassNames
 from fewclip.errors import SettingsError
 from fewclip.methods.settings import Count, Settings
-from fewclip.training.settings import split_settings
+from fewclip.training.settings import TrainSettings, split_settings
 
 if TYPE_CHECKING:
     from typing import Self
@@ -60,8 +60,9 @@ class Estimator:
         vars(self).update(settings)  # attributes, as scikit-learn's users expect, and each can be assigned
         self._check()
 
-    def _check(self) -> None:
-        split_settings(self.method, self._settings)
+    def _check(self) -> tuple[TrainSettings, Any]:
+        """Refuse wrong arguments; return the settings of training and those of the method."""
+        settings = split_settings(self.method, self._settings)
         _Options(shots=self.shots, template=self.template, device=self.device, verbose=self.verbose)
         if self.template is not None:
             find_template(self.template)
@@ -73,6 +74,7 @@ class Estimator:
             raise SettingsError(
                 f"class_names is {self.class_names!r}, but it must be a list, or a dict {{label: name}}."
             )
+        return settings
 
     def _given(self) -> dict[str, Any]:
         """What the constructor was given, or was assigned since: all that is neither private nor fitted."""
