@@ -99,7 +99,7 @@ def paired(images: Iterable[Any], labels: Any) -> list[tuple[Any, Any]]:
         labels = np.asanyarray(labels)  # rows, not columns, of a table
     no_list = isinstance(labels, (str, bytes, Mapping, Set)) or not hasattr(labels, "__len__")
     if no_list or getattr(labels, "ndim", 1) == 0:
-        raise DataError(f"The labels are {brief(labels)}: expected one label for each image.")
+        raise DataError(f"The labels are {brief(labels)}: expected one label per image.")
     images, labels = list(images), list(labels)
     if len(images) != len(labels):
         raise DataError(f"{len(images)} images were given with {len(labels)} labels: expected one label per image.")
