@@ -93,7 +93,7 @@ def test_grey_arrays() -> None:
         (np.full((2, 2), np.nan), "has floats from nan to nan"),
         (np.full((2, 2), -1.0), "has floats from -1 to -1"),
         (np.zeros((2, 2), np.int64), "has the type int64; expected uint8, uint16, or floats"),
-        (np.zeros((2, 2), object), "is of object"),
+        (np.zeros((2, 2), object), "has the type object"),
         (torch.zeros(8, 8, 3), r"image tensor has the shape \(8, 8, 3\); expected \(3, height, width\)"),
         (torch.zeros(1, 3, 8, 8), r"has the shape \(1, 3, 8, 8\)"),
         (torch.full((3, 2, 2), 2.0), "image tensor has floats from 2 to 2"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,7 +75,7 @@ def check_sets(options: Annotated[Check, tyro.conf.arg(name="")]) -> int:
     chosen = [find_benchmark(name) for name in options.names] or list(TABLE)
     reports = [check(benchmark, options.root, images=options.images) for benchmark in chosen]
     if options.json:
-        print(json.dumps([report.as_dict() for report in reports], ensure_ascii=False))
+        print(json.dumps([asdict(report) for report in reports], ensure_ascii=False))
     else:
         for report in reports:
             print("\n".join(_lines(report)))

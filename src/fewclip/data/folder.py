@@ -26,10 +26,9 @@ def read_folder(root: str | Path, split: str = "train") -> Dataset:
         DataError: no such folder, or nothing usable in it.
     """
     root = Path(root)
-    if not exists(root):
-        raise DataError(f"There is no folder {root}: give a folder that holds one folder of images per class.")
-    if not root.is_dir():
-        raise DataError(f"{root} is a file: give a folder that holds one folder of images per class.")
+    if not os.path.isdir(root):
+        problem = f"{root} is a file" if exists(root) else f"There is no folder {root}"
+        raise DataError(f"{problem}: give a folder that holds one folder of images per class.")
     start = _split_folder(root, split)
     by_class = {}
     for folder in sorted(p for p in start.iterdir() if p.is_dir() and not p.name.startswith(".")):

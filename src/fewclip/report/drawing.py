@@ -145,9 +145,8 @@ def label_points(axes: Axes, points: Sequence[tuple[float, float, str, str]]) ->
             start = px + dx - {"left": 0, "right": width, "center": width / 2}[across]
             box = (start, py + dy - height / 2, start + width, py + dy + height / 2)
             outside = max(left - box[0], 0) + max(box[2] - right, 0) + max(bottom - box[1], 0) + max(box[3] - top, 0)
-            choices.append(
-                (sum(_overlap(box, other) for other in taken) + 50 * outside, len(choices), dx, dy, across, box)
-            )
+            hidden = sum(_overlap(box, other) for other in taken)
+            choices.append((hidden + 50 * outside, len(choices), dx, dy, across, box))
         _, _, dx, dy, across, box = min(choices)
         taken.append(box)
         axes.annotate(
@@ -168,16 +167,12 @@ def _inline(svg: str) -> str:
     global _count
     _count += 1
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<style type="text/css">.*?</style>', "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<metadata>.*?</metadata>\s*|<style type="text/css">.*?</style>', "", svg, flags=re.DOTALL)
     view = re.search(r'viewBox="([^"]+)"', svg)
     assert view is not None
     svg = re.sub(r"<svg[^>]*>", f'<svg viewBox="{view[1]}" aria-hidden="true" focusable="false">', svg, count=1)
-    svg = re.sub(
-        r' id="(?:figure|axes|patch|text|line2d|matplotlib\.axis|xtick|ytick|LineCollection|PathCollection)_\d+"',
-        "",
-        svg,
-    )
+    unused = r"figure|axes|patch|text|line2d|matplotlib\.axis|xtick|ytick|LineCollection|PathCollection"
+    svg = re.sub(rf' id="(?:{unused})_\d+"', "", svg)
     for old in set(re.findall(r' id="([^"]+)"', svg)):
         svg = svg.replace(f'"{old}"', f'"f{_count}-{old}"').replace(f"#{old}", f"#f{_count}-{old}")
     svg = svg.replace("xlink:href", "href")

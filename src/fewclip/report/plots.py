@@ -55,9 +55,8 @@ def _curve(title: str, scores: Mapping[Entry, Sequence[tuple[int, Score | None]]
         for entry, points in lines.items():
             look = looks[entry.label]
             xs, ys = [place[s] for s, _ in points], [score.mean for _, score in points]
-            sds = [score.sd or 0.0 for _, score in points]
-            band = [y - d for y, d in zip(ys, sds, strict=True)], [y + d for y, d in zip(ys, sds, strict=True)]
-            axes.fill_between(xs, *band, color=look.colour, alpha=0.13, linewidth=0)
+            under, over = ([score.mean + sign * (score.sd or 0.0) for _, score in points] for sign in (-1, 1))
+            axes.fill_between(xs, under, over, color=look.colour, alpha=0.13, linewidth=0)
             axes.plot(
                 xs, ys, look.dashes, color=look.colour, marker=look.marker, markeredgecolor=PAPER, markeredgewidth=0.7
             )
@@ -68,13 +67,8 @@ def _curve(title: str, scores: Mapping[Entry, Sequence[tuple[int, Score | None]]
         ends = [points[-1] for points in lines.values()]
         heights = spread([score.mean for _, score in ends], (high - low) * 0.075, low, high)
         for (entry, _), y in zip(lines.items(), heights, strict=True):
-            axes.annotate(
-                printable(entry.label, 22),
-                (1.02, y),
-                xycoords=("axes fraction", "data"),
-                color=looks[entry.label].colour,
-                va="center",
-            )
+            name, colour = printable(entry.label, 22), looks[entry.label].colour
+            axes.annotate(name, (1.02, y), xycoords=("axes fraction", "data"), color=colour, va="center")
 
     numbers = "; ".join(
         f"{e.label} " + ", ".join(f"{score.mean:.1f} at {shots_title(s)}" for s, score in points)

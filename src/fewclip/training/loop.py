@@ -110,9 +110,8 @@ def train(
     dtype = autocast_dtype(settings.precision, device)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
     trainer = Trainer(parameters, optimizer, scaler, dtype, processes, settings.accumulate, settings.seed)
-    progress = Progress()
-    if checkpoint is not None:
-        progress = checkpoint.restore(method, optimizer, scaler) or progress
+    restored = None if checkpoint is None else checkpoint.restore(method, optimizer, scaler)
+    progress = restored or Progress()
     saved = started = time.monotonic()
     seconds_before, rate = progress.seconds, settings.lr
     pending: list[tuple[int, Tensor]] = []

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from fewclip.data.benchmarks.readers import Listing, find_folder, list_split
 from fewclip.data.benchmarks.table import COLLECTION, SPLIT_FILES, Benchmark
@@ -18,6 +18,7 @@ class Report:
     """One data set. `found` counts the images of each split that exist, `published` those that should."""
 
     name: str
+    state: Literal["absent", "incomplete", "complete"]
     title: str
     folder: str
     published: dict[str, int]
@@ -25,17 +26,6 @@ class Report:
     source: str
     found: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-    here: bool = True
-
-    @property
-    def state(self) -> str:
-        """complete, incomplete or absent."""
-        return "absent" if not self.here else "incomplete" if self.problems else "complete"
-
-    def as_dict(self) -> dict[str, Any]:
-        fields = asdict(self)
-        del fields["here"]
-        return {"name": self.name, "state": self.state} | fields
 
 
 def check(benchmark: Benchmark, root: Path, *, images: bool = False) -> Report:
@@ -46,15 +36,16 @@ def check(benchmark: Benchmark, root: Path, *, images: bool = False) -> Report:
     )
     if benchmark.key != "imagenet" and COLLECTION not in source:
         source += f"; or all from {COLLECTION}"
-    report = Report(benchmark.key, benchmark.title, str(folder), benchmark.published, benchmark.classes, source)
+    published, classes = benchmark.published, benchmark.classes
+    report = Report(benchmark.key, "complete", benchmark.title, str(folder), published, classes, source)
     if not folder.is_dir():
-        report.here = False
+        report.state = "absent"
         report.problems.append(f"there is no folder {folder}")
         return report
     place = folder / benchmark.images
     if not place.is_dir():
         report.problems.append(f"there is no folder {place}")
-    for split, size in benchmark.published.items():
+    for split, size in published.items():
         try:
             listing = list_split(benchmark, folder, split)
         except DataError as error:
@@ -62,6 +53,8 @@ def check(benchmark: Benchmark, root: Path, *, images: bool = False) -> Report:
                 report.problems.append(str(error))
             continue
         _count(report, listing, split, size, place, images)
+    if report.problems:
+        report.state = "incomplete"
     return report
 
 
