@@ -152,7 +152,7 @@ def test_refuses_another_runs_checkpoint(tmp_path: Path, pairs: list[tuple[Image
     settings = TrainSettings(epochs=1, checkpoint_seconds=0)
     path = tmp_path / "c.safetensors"
     train(mmrl(), batches(pairs), settings, checkpoint=Checkpoint(path, {"lr": 1}))
-    with pytest.raises(OutputError, match="another lr"):
+    with pytest.raises(OutputError, match="differs in lr"):
         train(mmrl(), batches(pairs), settings, checkpoint=Checkpoint(path, {"lr": 2}))
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(OutputError, match="is not readable"):
