@@ -12,7 +12,7 @@ demo: install
 	$(BIN)/fewclip demo --out demo
 
 test: install-dev lint types
-	$(BIN)/python -m pytest -rs -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -rs -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # the rooms below the commands
 test-quick: install-dev lint types

@@ -1,6 +1,6 @@
 """Which deliberate mistakes in src do the tests catch? Every mistake of tests/mutants/*.toml is tried on a copy.
 
-    python tests/mutate.py [--only TEXT] [--jobs 2]
+    python tests/mutate.py [--only TEXT] [--jobs 2] [--trust-tests]
 
 A mistake is a text of one file, what replaces it, and the tests that must fail then:
 
@@ -214,8 +214,11 @@ def attempt(root: Path, mutant: Mutant, wrong: dict[str, str]) -> Outcome:
     return Outcome(mutant, state, time.monotonic() - start, why)
 
 
-def try_all(mutants: Sequence[Mutant], root: Path = ROOT, jobs: int = 2) -> list[Outcome]:
-    """Every mutant on a copy of the repository, `jobs` at a time, each job with a copy of its own."""
+def try_all(mutants: Sequence[Mutant], root: Path = ROOT, jobs: int = 2, healthy_first: bool = True) -> list[Outcome]:
+    """Every mutant on a copy of the repository, `jobs` at a time, each job with a copy of its own.
+
+    `healthy_first`: first see that the tests pass where nothing was changed.
+    """
     for module in PRELOADED:
         importlib.import_module(module)
     import torch
@@ -239,7 +242,7 @@ def try_all(mutants: Sequence[Mutant], root: Path = ROOT, jobs: int = 2) -> list
                 files.setdefault(test.partition("::")[0], {})[test] = None
         with ThreadPoolExecutor(jobs) as pool:
             wrong: dict[str, str] = {}
-            for part in pool.map(lambda tests: with_copy(healthy, tests), files.values()):
+            for part in pool.map(lambda tests: with_copy(healthy, tests), files.values() if healthy_first else ()):
                 wrong |= part
             return list(pool.map(lambda mutant: with_copy(attempt, mutant, wrong), mutants))
 
@@ -248,13 +251,16 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(description="Which deliberate mistakes in src do the tests catch?")
     parser.add_argument("--only", default="", metavar="TEXT", help="only mutants with this text in their name or file")
     parser.add_argument("--jobs", type=int, default=2, help="attempts at a time")
+    parser.add_argument(
+        "--trust-tests", action="store_true", help="do not run the tests without a mistake first: they have just passed"
+    )
     options = parser.parse_args(arguments)
     mutants = [m for m in read(root / "tests" / "mutants") if options.only in f"{m.source} {m.name} {m.file}"]
     if not mutants:
         print("no mutants")
         return 1
     start = time.monotonic()
-    outcomes = try_all(mutants, root, options.jobs)
+    outcomes = try_all(mutants, root, options.jobs, not options.trust_tests)
     for outcome in outcomes:
         print(f"{outcome.state:<9}{outcome.seconds:6.1f} s  {outcome.mutant.source}: {outcome.mutant.name}")
         if outcome.why:

@@ -110,7 +110,7 @@ def test_the_page_asks_for_the_token(browser: Any, classifier: FewShotClassifier
 def talk(address: str, *parts: bytes, pause: float = 0.0) -> bytes:
     """What the server says to these bytes until it hangs up."""
     host, port = address.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=15) as line:
+    with socket.create_connection((host, int(port)), timeout=10) as line:
         for part in parts:
             line.sendall(part)
             time.sleep(pause)
