@@ -90,7 +90,7 @@ def test_it_states_what_the_adapter_holds() -> None:
 
 def test_what_is_not_known_is_said_to_be_so() -> None:
     card = model_card(replace(CONFIG, training=TrainingSummary(), backbone="my.safetensors"), 1)
-    assert card.count("not recorded") >= 4
+    assert card.count("not recorded") >= 5
     assert "Not stated. The backbone" in card
     assert {"license", "base_model", "model-index"} & {*metadata(card)} == set()
     assert 'give its file or folder as `backbone="…"`' in card

@@ -121,10 +121,11 @@ def _facts(config: AdapterConfig, parameters: int) -> Iterable[tuple[str, str]]:
     yield "Fingerprint of the backbone", code(config.backbone_fingerprint)
     yield "Data", code(training.data) if training.data else UNKNOWN
     yield "Training images", code(training.images or UNKNOWN)
-    yield "Images per class", "all" if training.shots is None else code(training.shots)
+    every = "all" if training.images else UNKNOWN  # of a training that was recorded, no number of shots means all images
+    yield "Images per class", every if training.shots is None else code(training.shots)
     yield "Seed", code(training.settings.get("seed", UNKNOWN))
     yield "Prompt template", code(config.template)
-    yield "Training time", f"{training.seconds:.0f} s"
+    yield "Training time", f"{training.seconds:.0f} s" if training.images else UNKNOWN
     yield "Adapter format", code(config.format)
 
 
