@@ -121,7 +121,9 @@ def _facts(config: AdapterConfig, parameters: int) -> Iterable[tuple[str, str]]:
     yield "Fingerprint of the backbone", code(config.backbone_fingerprint)
     yield "Data", code(training.data) if training.data else UNKNOWN
     yield "Training images", code(training.images or UNKNOWN)
-    every = "all" if training.images else UNKNOWN  # of a training that was recorded, no number of shots means all images
+    every = (
+        "all" if training.images else UNKNOWN
+    )  # of a training that was recorded, no number of shots means all images
     yield "Images per class", every if training.shots is None else code(training.shots)
     yield "Seed", code(training.settings.get("seed", UNKNOWN))
     yield "Prompt template", code(config.template)

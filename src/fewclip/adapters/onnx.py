@@ -158,18 +158,16 @@ def export(
         shapes = batch | {"classes": {0: classes}, "seen": {0: classes}}
         given = {"pixels": trace, "classes": whole.encoded, "seen": whole.seen}
         again = given | {"pixels": images(len(trace))}
-        add(
-            out.with_name(f"{out.stem}-image.onnx"),
-            ImagePart(adapter, raw).eval(),
-            given,
-            shapes,
-            "probabilities",
-            [again],
-        )
-        given = {"tokens": token_ids(adapter, sentence, adapter.classes)}
-        one = {"tokens": given["tokens"][:1]}
-        free = {"tokens": {0: classes}}
-        add(out.with_name(f"{out.stem}-text.onnx"), TextPart(adapter).eval(), given, free, "classes", [one, given])
+        tokens = {"tokens": token_ids(adapter, sentence, adapter.classes)}
+        one = {"tokens": tokens["tokens"][:1]}
+        image, text = (out.with_name(f"{out.stem}-{part}.onnx") for part in ("image", "text"))
+        try:
+            add(image, ImagePart(adapter, raw).eval(), given, shapes, "probabilities", [again])
+            add(text, TextPart(adapter).eval(), tokens, {"tokens": {0: classes}}, "classes", [one, tokens])
+        except ExportError as error:
+            raise ExportError(
+                f"The towers of {adapter.method.name} can't be exported separately, leave --parts out: {error}"
+            ) from error
         assert adapter.clip.tokenizer is not None
         graphs[out.with_name(f"{out.stem}-tokenizer.json")] = adapter.clip.tokenizer.to_json().encode()
     # The description comes last, and is deleted first where an export is replaced: next to one, all graphs belong to it.
